@@ -1,0 +1,308 @@
+"""Value to JSON text and back; the path of what JSON cannot hold.
+
+`encode` takes what `json.dumps` takes, less what would come back as something
+else: NaN and infinity, keys that become the same text, and a pair of surrogate
+code points, which JSON reads back as one character. Pydantic models and
+dataclasses, at the top or nested, are stored as their JSON form.
+
+pydantic is imported when the first model or `type=` is met: it costs as much
+as the rest of the library together, and most plugins store plain values.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cat.errors import CorruptValueError, InvalidValueError, UnstorableValueError, shown
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+# json counts nesting against the caller's stack and pydantic's reader stops at
+# 201 levels; well below both, so that what is saved can be read anywhere.
+MAX_DEPTH = 100
+
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
+_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_dumps_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+_CURES = {
+    "bytes": "base64.b64encode(...).decode()",
+    "bytearray": "base64.b64encode(...).decode()",
+    "date": ".isoformat() or a pydantic model",
+    "datetime": ".isoformat() or a pydantic model",
+    "time": ".isoformat() or a pydantic model",
+    "timedelta": ".total_seconds() or a pydantic model",
+    "Decimal": "str(...) or a pydantic model",
+    "UUID": "str(...)",
+    "PosixPath": "str(...)",
+    "WindowsPath": "str(...)",
+    "set": "sorted(...) or list(...)",
+    "frozenset": "sorted(...) or list(...)",
+    "generator": "list(...)",
+    "dict_keys": "list(...)",
+    "dict_values": "list(...)",
+    "coroutine": "its result: an await is missing",
+    "complex": "[x.real, x.imag]",
+    "ndarray": ".tolist()",
+}
+
+
+class _Unstorable(Exception):  # noqa: N818  # never leaves this module
+    """What is wrong, and the steps that lead to it, innermost first.
+
+    `deepest` is the value at which the limit of nesting was reached.
+    """
+
+    def __init__(self, reason: str, deepest: object = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.deepest = deepest
+        self.steps: list[object] = []
+
+    def leaves(self, container: object, step: object) -> None:
+        """Note on the way out that `container` held what is wrong at `step`."""
+        self.steps.append(step)
+        if container is self.deepest:
+            self.reason = "contains itself, which JSON cannot hold; break the cycle"
+            self.steps.clear()
+
+
+def encode(value: object, max_bytes: int) -> tuple[str, int]:
+    """Return `value` as JSON text, and the bytes of that text in UTF-8.
+
+    Raises `UnstorableValueError` naming the path of what JSON cannot hold, or
+    the size if it is more than `max_bytes`.
+    """
+    try:
+        text, size = _written(_plain(value, 0))
+    except _Unstorable as fault:
+        raise UnstorableValueError(_path(reversed(fault.steps)), fault.reason) from None
+    except RecursionError:
+        raise UnstorableValueError(
+            "$", "cannot be encoded so deep in the call stack; save it from a shallower function"
+        ) from None
+    if size > max_bytes:
+        raise UnstorableValueError(
+            "$",
+            f"has {size:,} bytes of JSON and the limit is {max_bytes:,} (CAT_MAX_VALUE_BYTES); "
+            "split it over several keys, or keep a file in .folder",
+        )
+    return text, size
+
+
+def decode(text: str, where: str) -> Any:
+    """Return a fresh value for `text`; `where` names the entry for a message.
+
+    Raises `CorruptValueError`.
+    """
+    try:
+        return _loads(text)
+    except (ValueError, RecursionError):
+        pass  # and raise outside: the cause holds the text, which must not reach a log
+    raise CorruptValueError(where)
+
+
+def decode_as(wanted: Any, text: str, where: str) -> Any:
+    """Return `text` as a value of type `wanted`, checked by pydantic in strict JSON mode.
+
+    Raises `InvalidValueError`, with paths but no values, or `CorruptValueError`.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415  # see the module's docstring
+
+    try:
+        return _adapter(wanted).validate_json(text, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = [(_path(problem["loc"]), problem["type"]) for problem in found]
+    decode(text, where)
+    raise InvalidValueError(where, _name_of(wanted), problems)
+
+
+def _written(plain: object) -> tuple[str, int]:
+    text = _dumps(plain)
+    if text.isascii():
+        return text, len(text)
+    try:
+        return text, len(text.encode())
+    except UnicodeEncodeError:  # lone surrogates: SQLite takes them as escapes only
+        text = _dumps_ascii(plain)
+        return text, len(text)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)  # NaN and infinity are not JSON, though json reads them
+
+
+_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
+def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one for each kind of value
+    """Return `value` made of what JSON has, the same object where that is so already."""
+    kind = type(value)
+    if kind is str:
+        if not value.isascii() and _SURROGATE_PAIR.search(value):
+            raise _Unstorable(
+                "holds a pair of surrogate code points, which JSON reads back as one character; "
+                "store .encode('utf-16', 'surrogatepass').decode('utf-16')"
+            )
+        return value
+    if kind is int:
+        _check_digits(value)
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            raise _Unstorable(f"is {value}, which JSON cannot hold; store None or a str")
+        return value
+    if value is None or kind is bool:
+        return value
+    if depth == MAX_DEPTH:
+        raise _Unstorable(f"is nested deeper than {MAX_DEPTH} levels; flatten it", value)
+    if kind is dict:
+        return _plain_dict(value, depth + 1)
+    if kind is list or kind is tuple:
+        return _plain_list(value, depth + 1)
+    return _plain_other(value, kind, depth)
+
+
+def _plain_list(value: Any, depth: int) -> Any:
+    index = 0
+    changed = None
+    try:
+        for index, item in enumerate(value):
+            plain = _plain(item, depth)
+            if plain is not item:
+                changed = changed or list(value)
+                changed[index] = plain
+    except _Unstorable as fault:
+        fault.leaves(value, index)
+        raise
+    return value if changed is None else changed
+
+
+def _plain_dict(value: Any, depth: int) -> Any:
+    key: object = None
+    changed = None
+    named = True
+    try:
+        for key, item in value.items():
+            if type(key) is not str or not key.isascii():
+                named = named and type(key) is str
+                _check_name(key)
+            plain = _plain(item, depth)
+            if plain is not item:
+                changed = changed or dict(value)
+                changed[key] = plain
+    except _Unstorable as fault:
+        fault.leaves(value, key)
+        raise
+    if not named:
+        _check_collisions(value)
+    return value if changed is None else changed
+
+
+def _plain_other(value: Any, kind: type, depth: int) -> Any:
+    """Return the JSON form of what is not exactly a JSON type, or raise."""
+    form = _json_form(value, kind)
+    if form is not value:
+        return _plain(form, depth)
+    # Subclasses of the JSON types (an IntEnum, a named tuple, a defaultdict),
+    # as json.dumps takes them.
+    if isinstance(value, str):
+        return _plain(str.__str__(value), depth)
+    if isinstance(value, int):
+        return _plain(int(value), depth)
+    if isinstance(value, float):
+        return _plain(float(value), depth)
+    if isinstance(value, dict):
+        return _plain_dict(dict(value), depth + 1)
+    if isinstance(value, list | tuple):
+        return _plain_list(list(value), depth + 1)
+    cure = _CURES.get(kind.__name__, "a dict of its fields, or a pydantic model")
+    article = "an" if kind.__name__[0] in "AEIOaeio" else "a"
+    raise _Unstorable(f"is {article} {kind.__name__}, which JSON cannot hold; store {cure}")
+
+
+def _json_form(value: Any, kind: type) -> Any:
+    """Return the JSON form of a pydantic model or a dataclass, else `value` itself."""
+    if not (hasattr(kind, "__pydantic_serializer__") or dataclasses.is_dataclass(kind)):
+        return value
+    try:
+        # by_alias and round_trip: the form that the same class reads back.
+        return _adapter(kind).dump_python(
+            value, mode="json", by_alias=True, round_trip=True, warnings="error"
+        )
+    except Exception as error:  # noqa: BLE001  # a field's own serializer may raise anything
+        # The cause quotes the value: it must not reach a log.
+        reason = f"is a {kind.__name__} without a JSON form ({type(error).__name__})"
+    raise _Unstorable(f"{reason}; check its fields against their types, or store a dict")
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_adapter(wanted: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter  # noqa: PLC0415  # see the module's docstring
+
+    return TypeAdapter(wanted)
+
+
+def _adapter(wanted: Any) -> "TypeAdapter[Any]":
+    """Return pydantic's adapter for a type; building one costs a thousand times its use."""
+    try:
+        return _cached_adapter(wanted)
+    except TypeError:  # a type that has no hash: Annotated[int, []]
+        return _cached_adapter.__wrapped__(wanted)
+
+
+def _check_digits(value: int) -> None:
+    # A cheap test first: 2,000 bits are at most 603 digits, and the limit is never below 640.
+    limit = sys.get_int_max_str_digits() if value.bit_length() > 2_000 else 0
+    if limit and abs(value) >= 10**limit:
+        raise _Unstorable(f"has more than {limit:,} digits, Python's own limit; store hex(...)")
+
+
+def _check_name(key: object) -> None:
+    """Refuse a dict key that `json` would refuse, or not bring back."""
+    if isinstance(key, str):
+        _plain(str.__str__(key), 0)
+    elif isinstance(key, float):
+        _plain(float(key), 0)
+    elif isinstance(key, int):
+        _plain(int(key), 0)
+    elif key is not None:
+        raise _Unstorable(
+            f"has a key of type {type(key).__name__}, which JSON cannot hold; use a str"
+        )
+
+
+def _check_collisions(value: dict[Any, Any]) -> None:
+    names: set[str] = set()
+    for key in value:
+        name = key if isinstance(key, str) else _dumps(key)
+        if name in names:
+            raise _Unstorable(
+                f"has two keys that JSON both writes as {shown(name)}; one would be lost: "
+                "use str keys"
+            )
+        names.add(name)
+
+
+def _path(steps: Any) -> str:
+    """Return steps as `$.stops[2].at`, ASCII and cut."""
+    text = "$"
+    for step in steps:
+        if isinstance(step, int) and not isinstance(step, bool):
+            text += f"[{step}]"
+        elif isinstance(step, str) and _NAME.fullmatch(step):
+            text += f".{step}"
+        else:
+            text += f"[{step!a}]"
+    return text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}"
+
+
+def _name_of(wanted: object) -> str:
+    return shown(getattr(wanted, "__name__", None) or str(wanted)).strip("'\"")

@@ -1,0 +1,260 @@
+"""Every exception a caller can meet, grouped by when it happens.
+
+All of them are `CatError`, and each is a built-in as well, so that code which
+never heard of this library catches what it expects. A message says what was
+wrong, where, why, and what to do. It may name a user id, a key or a path,
+escaped and cut; it never holds a value.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+
+def shown(text: object) -> str:
+    """Return `text` as ASCII of at most 80 characters, fit for a message on any terminal."""
+    quoted = ascii(text)
+    return quoted if len(quoted) <= 80 else quoted[:77] + "..."
+
+
+class CatError(Exception):
+    """The base of every exception of this library.
+
+    `not_stored` is `True` when it is certain that the call changed nothing,
+    and `False` when the outcome of a write is unknown: the value may or may
+    not be there, so look before you try again.
+    """
+
+    not_stored: bool = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, the finished message, which
+        # the constructors here do not take: a pool could not send the error.
+        return _restore, (type(self), self.args, self.__dict__)
+
+    @classmethod
+    def _restored(cls, args: tuple[Any, ...], state: dict[str, Any]) -> Self:
+        error = cls.__new__(cls)
+        error.args = args
+        error.__dict__.update(state)
+        return error
+
+
+def _restore(kind: type[CatError], args: tuple[Any, ...], state: dict[str, Any]) -> CatError:
+    return kind._restored(args, state)  # noqa: SLF001  # its own module
+
+
+# --- Raised before the database is touched: something given cannot be used.
+
+
+class NoUserError(CatError, RuntimeError):
+    """`user` was used where nobody is bound."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no user is bound here, so 'user' has nobody to store for. Inside a request, bind the "
+            "caller with a middleware; in a job or a script, use 'with cat.as_user(id):' or "
+            "'cat.for_user(id)'; for what everyone shares, use 'store'"
+        )
+
+
+class InvalidUserError(CatError, ValueError):
+    """A user id is not a `str`, `int` or `UUID` of 1 to 255 bytes without control characters."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"this user id {reason}; give a str, an int or a UUID whose text has 1 to 255 bytes "
+            "of UTF-8 and no control characters"
+        )
+
+
+class InvalidKeyError(CatError, ValueError):
+    """A key is not a non-empty `str` without NUL within the limit of bytes."""
+
+    def __init__(self, reason: str, limit: int) -> None:
+        super().__init__(
+            f"this key {reason}; give a non-empty str without NUL of at most {limit} bytes of "
+            "UTF-8 (CAT_MAX_KEY_BYTES)"
+        )
+
+
+class InvalidNamespaceError(CatError, ValueError):
+    """A namespace's name is not a non-empty `str` without `/` and control characters."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"this namespace's name {reason}; give a non-empty str without '/' and control "
+            "characters, and nest with .namespace('a').namespace('b'), to at most 255 bytes of "
+            "UTF-8 in all"
+        )
+
+
+class InvalidExpiryError(CatError, ValueError):
+    """An `expires_in` is not a positive, finite number of seconds or a `timedelta`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"expires_in {reason}; give seconds above 0 as an int or a float, or a timedelta, "
+            "within the next 1,000 years, or None for never"
+        )
+
+
+class InvalidSettingError(CatError, ValueError):
+    """A setting holds something it does not allow.
+
+    The message names the setting, what it was, and what is allowed.
+    """
+
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name} is {shown(value)}; allowed: {allowed}")
+
+
+class UnstorableValueError(CatError, TypeError, ValueError):
+    """A value cannot be kept as JSON without changing it, or is too large.
+
+    It is a `TypeError` and a `ValueError`, as `json.dumps` raises for these.
+    `path` says where in the value: `$.stops[2].at`.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path = path
+
+
+class AlreadyConnectedError(CatError, RuntimeError):
+    """`connect` was called on an event loop that is bound to another database or home."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this event loop already uses another database or home. Call cat.connect() before the "
+            "first use of 'store' or 'user' on the loop, and leave one connect() before you enter "
+            "another"
+        )
+
+
+# --- Raised by a read: what is stored is not what was asked for.
+
+
+class InvalidValueError(CatError, ValueError):
+    """The stored value does not match the `type=` that was asked for.
+
+    `problems` lists what pydantic found, as `(path, kind)` pairs such as
+    `("$.volume", "int_type")`; no values.
+    """
+
+    def __init__(self, where: str, wanted: str, problems: list[tuple[str, str]]) -> None:
+        found = ", ".join(f"{path} ({kind})" for path, kind in problems[:5])
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        super().__init__(
+            f"{where} does not match {wanted} at {found}{more}; it was left as it is. Load it "
+            "without type=, mend it and save it, or delete it"
+        )
+        self.problems = problems
+
+
+class CorruptValueError(CatError, ValueError):
+    """What is stored is not readable JSON: something else wrote into the database."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where} holds text that is not JSON; it was left as it is. Another program wrote "
+            "it, or the file is damaged: restore a backup, or save or delete the key"
+        )
+
+
+# --- Raised when the database is opened or used.
+
+
+class DatabaseUnavailableError(CatError, OSError):
+    """The database cannot be used now. The base of all that the file or the disk can do.
+
+    `location` is the path of the database, its directory, or its lock file.
+    """
+
+    def __init__(self, location: Path, reason: str, *, not_stored: bool = True) -> None:
+        outcome = "nothing was stored" if not_stored else "it may or may not be stored"
+        super().__init__(f"{location}: {reason} ({outcome})")
+        self.location = location
+        self.not_stored = not_stored
+
+
+class DatabaseBusyError(DatabaseUnavailableError, TimeoutError):
+    """Another process held the database for longer than `CAT_TIMEOUT`."""
+
+    def __init__(self, location: Path, timeout: float) -> None:
+        super().__init__(
+            location,
+            f"another process held it for {timeout:g} seconds (CAT_TIMEOUT); look for one that is "
+            "stopped, or that holds a transaction open, and try again",
+        )
+
+
+class NotWritableError(DatabaseUnavailableError, PermissionError):
+    """A directory or a file cannot be made or written."""
+
+    def __init__(self, location: Path, reason: str) -> None:
+        super().__init__(
+            location,
+            f"cannot be written: {reason}; give this process the right to write there, or point "
+            "CAT_HOME or CAT_URL elsewhere",
+        )
+
+
+class DiskFullError(DatabaseUnavailableError):
+    """The disk, or a quota on it, is full."""
+
+    def __init__(self, location: Path) -> None:
+        super().__init__(
+            location, "the disk is full; free some space and try again, without a restart"
+        )
+
+
+class CorruptDatabaseError(DatabaseUnavailableError):
+    """The database file is damaged or cut short."""
+
+    def __init__(self, location: Path, reason: str) -> None:
+        super().__init__(
+            location,
+            f"the database is damaged: {reason}; it was left as it is. Copy it with its -wal file "
+            "to a safe place, then restore a backup, or save what can be read with sqlite3's "
+            ".recover",
+        )
+
+
+class NotADatabaseError(DatabaseUnavailableError):
+    """The file is not an SQLite database at all."""
+
+    def __init__(self, location: Path) -> None:
+        super().__init__(
+            location,
+            "this file is not an SQLite database; it was left as it is. Move it away, or point "
+            "CAT_HOME or CAT_URL elsewhere",
+        )
+
+
+class ForeignDatabaseError(DatabaseUnavailableError):
+    """The file is an SQLite database of another program."""
+
+    def __init__(self, location: Path) -> None:
+        super().__init__(
+            location,
+            "this SQLite file belongs to another program; it was left as it is. Point CAT_HOME or "
+            "CAT_URL at a file of its own",
+        )
+
+
+# --- Raised by migrations.
+
+
+class MigrationError(CatError, RuntimeError):
+    """The migrations cannot be found, are out of order, or failed; the database is as it was."""
+
+
+class NewerDatabaseError(MigrationError):
+    """The database was written by a newer release than this one."""
+
+    def __init__(self, location: Path, found: int, known: int) -> None:
+        super().__init__(
+            f"{location}: this database is at version {found} and this release of catstore knows "
+            f"up to {known}; it was left as it is. Upgrade catstore, or restore a backup made "
+            "before the upgrade"
+        )

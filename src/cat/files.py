@@ -1,0 +1,124 @@
+"""What the library makes on disk: directories and files for their owner alone.
+
+Also where the folder of a scope lies. Nothing here reads or opens the
+database: opening and closing it with anything but SQLite drops the locks that
+this process holds on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import stat
+from pathlib import Path
+
+from cat.errors import NotWritableError
+from cat.scope import Scope
+
+LOG = logging.getLogger("cat")
+
+# Scopes' folders are leaves of this name, beside the directories of the
+# namespaces below, so that none is ever inside another.
+_LEAF = "folder"
+
+
+def folder(home: Path, scope: Scope) -> Path:
+    """Return the directory of `scope` under `home`, made if it is not there.
+
+    Raises `NotWritableError`.
+    """
+    whose = ("users", _slug(scope.owner)) if scope.owner else ("store",)
+    names = [_slug(name) for name in scope.namespace.split("/")] if scope.namespace else []
+    place = home.joinpath("files", *whose, *names, _LEAF)
+    if not place.is_dir():
+        make_directory(place)
+    return place
+
+
+def make_directory(place: Path) -> None:
+    """Make `place` and the parents it lacks, mode 0700 whatever the umask.
+
+    A directory that is there is left as it is. What is made here survives a
+    power cut: each parent is synced. Raises `NotWritableError`.
+    """
+    try:
+        _make_directory(place)
+    except OSError as error:
+        raise NotWritableError(place, _reason(error)) from error
+
+
+def make_file(place: Path) -> None:
+    """Make the empty file `place`, mode 0600 whatever the umask, unless it is there.
+
+    A file made by root takes the owner of the directory, so that a root shell
+    beside the host does not lock it out. Raises `NotWritableError`.
+    """
+    try:
+        # O_EXCL: what is closed here is new, so nobody holds a lock on it yet.
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise NotWritableError(place, _reason(error)) from error
+    _hand_over(place, 0o600)
+
+
+def report_wide_mode(place: Path) -> None:
+    """Log one warning in the life of the process if others than the owner may enter `place`."""
+    # Windows has no such modes and reports 0777 for everything.
+    if os.name == "posix" and place.stat().st_mode & 0o077:
+        _report(place)
+
+
+@functools.cache
+def _report(place: Path) -> None:
+    mode = stat.S_IMODE(place.stat().st_mode)
+    cure = "0700" if place.is_dir() else "0600"
+    LOG.warning("%s has mode %04o: others on this machine can get in; chmod %s", place, mode, cure)
+
+
+def _make_directory(place: Path) -> None:
+    if place.is_dir():
+        return
+    _make_directory(place.parent)
+    with contextlib.suppress(FileExistsError):  # another process was quicker, or the next line says
+        place.mkdir(mode=0o700)
+        _hand_over(place, 0o700)
+        _sync(place.parent)
+    if not place.is_dir():
+        raise NotADirectoryError(f"{place} is a file")
+
+
+def _hand_over(place: Path, mode: int) -> None:
+    place.chmod(mode)  # the umask may have taken bits away
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        parent = place.parent.stat()
+        os.chown(place, parent.st_uid, parent.st_gid)
+
+
+def _sync(directory: Path) -> None:
+    if os.name != "posix":  # only there can a directory be opened and synced
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _slug(name: str) -> str:
+    """Return a directory name for `name`: readable, and its own whatever the file system folds.
+
+    At most 40 characters of a-z, 0-9 and `-`, then 80 bits of a hash: no
+    traversal, no reserved name, nothing too long.
+    """
+    import hashlib  # noqa: PLC0415  # only those who use folders pay for it
+
+    digest = hashlib.sha256(name.encode()).hexdigest()[:20]
+    readable = re.sub("[^a-z0-9]+", "-", name.lower())[:40].strip("-")
+    return f"{readable}-{digest}" if readable else digest
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

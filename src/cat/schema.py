@@ -1,0 +1,53 @@
+"""Lists the migration files and decides what is pending; touches no database.
+
+A migration is `NNNN_what_it_does.sql`. The list is append-only: a file that
+was released never changes, and the next one has the next number. The files
+are shipped inside the package as `cat/migrations`, and stand at the top level
+of a checkout.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cat.errors import MigrationError, shown
+
+_PLACES = (
+    Path(__file__).parent / "migrations",
+    Path(__file__).parent.parent.parent / "migrations",
+)
+
+
+class Migration(NamedTuple):
+    """One file: `version` is its number, from 1."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def migrations(dialect: str, places: tuple[Path, ...] = _PLACES) -> list[Migration]:
+    """Return every migration of `dialect` (`"sqlite"`), oldest first.
+
+    Raises `MigrationError` if there are none, if a name is not of the form
+    `NNNN_name.sql`, or if the numbers are not 1, 2, 3 and so on.
+    """
+    for place in places:
+        files = sorted((place / dialect).glob("*.sql"))
+        if files:
+            return [_migration(file, expected) for expected, file in enumerate(files, start=1)]
+    looked = " and ".join(shown(str(place / dialect)) for place in places)
+    raise MigrationError(f"no migrations in {looked}; the installation is incomplete: reinstall it")
+
+
+def pending(known: list[Migration], version: int) -> list[Migration]:
+    """Return those of `known` that a database at `version` has not had yet."""
+    return [migration for migration in known if migration.version > version]
+
+
+def _migration(file: Path, expected: int) -> Migration:
+    number, _, name = file.stem.partition("_")
+    if not (len(number) == 4 and number.isdigit() and name):
+        raise MigrationError(f"{file.name} is not named NNNN_what_it_does.sql")
+    if int(number) != expected:
+        raise MigrationError(f"{file.name} stands where number {expected:04} belongs")
+    return Migration(expected, name, file.read_text(encoding="utf-8"))

@@ -1,0 +1,108 @@
+"""What every test stands on: a home of its own, and a check of what it leaves behind."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cat import backends, settings
+from cat.backends import Backend
+
+DEADLINE = 10.0
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give each test a fresh `CAT_HOME`, and look at what it leaves behind.
+
+    The database is sound, and no thread and no file of ours is open.
+    """
+    place = tmp_path / "home"
+    for name in list(os.environ):
+        if name.startswith("CAT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("CAT_HOME", str(place))
+    threads = set(threading.enumerate())
+    yield place
+    wait_for(lambda: not [t for t in set(threading.enumerate()) - threads if t.is_alive()])
+    wait_for(lambda: not open_below(tmp_path))
+    database = place / "cat.db"
+    # A test that made something else of it says so by leaving no such file.
+    if database.is_file():
+        assert integrity(database) == "ok"
+
+
+@pytest.fixture(params=["sqlite"])
+async def backend(request: pytest.FixtureRequest, home: Path) -> AsyncIterator[Backend]:
+    """Each backend in turn, on nothing but an empty home."""
+    urls = {"sqlite": f"sqlite:///{home / 'cat.db'}"}
+    made = backends.connect(settings.read({"CAT_URL": urls[request.param]}))
+    yield made
+    await made.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds: a closed connection's thread ends a moment later."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "still not so after 10 seconds"
+        time.sleep(0.001)
+
+
+def open_below(place: Path) -> list[str]:
+    """Return the files below `place` that this process holds open (Linux only, else none)."""
+    table = Path("/proc/self/fd")
+    if not table.is_dir():
+        return []
+    found = []
+    for descriptor in table.iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:  # the listing's own descriptor
+            continue
+        if target.startswith(str(place)):
+            found.append(target)
+    return found
+
+
+def integrity(database: Path) -> str:
+    """Return what SQLite says of the file, with every reader and writer of this process gone."""
+    connection = sqlite3.connect(database)
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def python(
+    code: str, *arguments: str, timeout: float = 60, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a Python process of its own and return what came of it."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def printed(code: str, *arguments: str, **options: object) -> str:
+    """Run `code` as `python` does, insist that it succeeds quietly, and return its output."""
+    done = python(code, *arguments, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+async def gather(*awaitables: object) -> list[object]:
+    """Await all at once and return results and exceptions alike."""
+    return list(await asyncio.gather(*awaitables, return_exceptions=True))  # type: ignore[call-overload]
