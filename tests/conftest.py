@@ -1,11 +1,7 @@
 """What every test stands on: a home of its own, and a check of what it leaves behind."""
 
-import asyncio
 import os
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +11,7 @@ import pytest
 
 from cat import backends, settings
 from cat.backends import Backend
+from children import printed, python  # noqa: F401
 
 DEADLINE = 10.0
 
@@ -80,29 +77,3 @@ def integrity(database: Path) -> str:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
     finally:
         connection.close()
-
-
-def python(
-    code: str, *arguments: str, timeout: float = 60, **options: object
-) -> subprocess.CompletedProcess[str]:
-    """Run `code` in a Python process of its own and return what came of it."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **options,  # type: ignore[call-overload]
-    )
-
-
-def printed(code: str, *arguments: str, **options: object) -> str:
-    """Run `code` as `python` does, insist that it succeeds quietly, and return its output."""
-    done = python(code, *arguments, **options)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-async def gather(*awaitables: object) -> list[object]:
-    """Await all at once and return results and exceptions alike."""
-    return list(await asyncio.gather(*awaitables, return_exceptions=True))  # type: ignore[call-overload]

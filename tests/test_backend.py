@@ -2,7 +2,8 @@
 
 import asyncio
 
-from cat.backends import Backend, Meta, Row
+from cat.backends import Backend
+from cat.entry import Meta, Row
 from cat.scope import GLOBAL, Scope
 
 ALICE = Scope("alice", "")

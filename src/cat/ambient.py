@@ -4,7 +4,7 @@ import builtins
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, NoReturn, Self, TypeVar, overload
 
 from cat import context, files
 from cat.errors import shown
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 D = TypeVar("D")
+ListT = TypeVar("ListT", bound=list[Any])
+DictT = TypeVar("DictT", bound=dict[Any, Any])
 
 
 class Store:
@@ -63,6 +65,10 @@ class Store:
     async def load(self, key: str, default: Any = None) -> Any: ...
     @overload
     async def load(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload  # `[]` and `{}` say nothing of what they hold; the type does
+    async def load(self, key: str, default: list[Never], *, type: type[ListT]) -> ListT: ...
+    @overload
+    async def load(self, key: str, default: dict[Never, Never], *, type: type[DictT]) -> DictT: ...
     @overload
     async def load(self, key: str, default: D, *, type: type[T]) -> T | D: ...
     @overload

@@ -66,7 +66,8 @@ def current_user() -> str | None:
 
     with as_user(42):
         assert current_user() == "42"
-    assert current_user() is None
+    with as_user(None):
+        assert current_user() is None
     ```
     """
     return _user.get()

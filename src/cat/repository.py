@@ -14,7 +14,8 @@ from datetime import timedelta
 from typing import Any
 
 from cat import codec
-from cat.backends import Backend, Meta
+from cat.backends import Backend
+from cat.entry import Meta
 from cat.errors import InvalidExpiryError, InvalidKeyError, shown
 from cat.scope import Scope
 

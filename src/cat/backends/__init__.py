@@ -5,32 +5,11 @@ and it keeps them; what expired, what a caller sees and what an error means to
 a plugin is decided above it, in `cat.repository`.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from cat.entry import Meta, Row
 from cat.scope import Scope
 from cat.settings import SQLITE_SCHEME, Settings
-
-
-class Meta(NamedTuple):
-    """All columns of an entry but its value.
-
-    `size` is in bytes; `created`, `updated` and `expires` are seconds since
-    1970-01-01 UTC, and `expires` is `None` for never.
-    """
-
-    size: int
-    revision: int
-    created: float
-    updated: float
-    expires: float | None
-
-
-class Row(NamedTuple):
-    """What a read needs of an entry."""
-
-    value: str
-    revision: int
-    expires: float | None
 
 
 class Backend(Protocol):

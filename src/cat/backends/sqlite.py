@@ -12,7 +12,7 @@ from typing import Any
 
 import aiosqlite
 
-from cat.backends import Meta, Row
+from cat.entry import Meta, Row
 from cat.errors import (
     CatError,
     CorruptDatabaseError,

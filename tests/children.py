@@ -1,0 +1,26 @@
+"""Python processes of their own, for tests of what happens between processes."""
+
+import subprocess
+import sys
+import textwrap
+
+
+def python(
+    code: str, *arguments: str, timeout: float = 60, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run `code` in a Python process of its own and return what came of it."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+def printed(code: str, *arguments: str, **options: object) -> str:
+    """Run `code` as `python` does, insist that it succeeds quietly, and return its output."""
+    done = python(code, *arguments, **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
