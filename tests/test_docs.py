@@ -104,7 +104,7 @@ def test_rooms_are_in_the_design() -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
     ]
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\d) \| `([a-z_.]+)` \|", design, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| `([a-z_.]+)` \|", design, re.MULTILINE)
     assert {name: int(layer) for layer, name in rows} == layers
 
 

@@ -15,12 +15,13 @@ import json
 import math
 import re
 import sys
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cat.errors import CorruptValueError, InvalidValueError, UnstorableValueError, shown
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 # json counts nesting against the caller's stack and pydantic's reader stops at
 # 201 levels; well below both, so that what is saved can be read anywhere.
@@ -59,18 +60,20 @@ class _Unstorable(Exception):  # noqa: N818  # never leaves this module
     `deepest` is the value at which the limit of nesting was reached.
     """
 
-    def __init__(self, reason: str, deepest: object = None) -> None:
+    def __init__(self, reason: str, *, deep: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.deepest = deepest
+        self.deep = deep
         self.steps: list[object] = []
+        self.containers: set[int] = set()
 
     def leaves(self, container: object, step: object) -> None:
         """Note on the way out that `container` held what is wrong at `step`."""
         self.steps.append(step)
-        if container is self.deepest:
+        if self.deep and id(container) in self.containers:
             self.reason = "contains itself, which JSON cannot hold; break the cycle"
             self.steps.clear()
+        self.containers.add(id(container))
 
 
 def encode(value: object, max_bytes: int) -> tuple[str, int]:
@@ -103,8 +106,11 @@ def decode(text: str, where: str) -> Any:
     """
     try:
         return _loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         pass  # and raise outside: the cause holds the text, which must not reach a log
+    except RecursionError:
+        if _depth(text) <= MAX_DEPTH:
+            raise  # the caller's stack is too deep, not the value
     raise CorruptValueError(where)
 
 
@@ -115,13 +121,37 @@ def decode_as(wanted: Any, text: str, where: str) -> Any:
     """
     from pydantic import ValidationError  # noqa: PLC0415  # see the module's docstring
 
+    adapter = adapter_of(wanted)
+    if "NaN" in text or "Infinity" in text:  # pydantic would read them, and they are not JSON
+        decode(text, where)
     try:
-        return _adapter(wanted).validate_json(text, strict=True)
+        return adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = [(_path(problem["loc"]), problem["type"]) for problem in found]
-    decode(text, where)
+        problems = _problems(error)
+    value = decode(text, where)
+    if problems[0][1] == "json_invalid":
+        # Lone surrogates, which pydantic's reader of JSON refuses.
+        try:
+            return adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            problems = _problems(error)
     raise InvalidValueError(where, _name_of(wanted), problems)
+
+
+def adapter_of(wanted: Any) -> "TypeAdapter[Any]":
+    """Return pydantic's adapter for a type; building one costs a thousand times its use.
+
+    Raises pydantic's own error for what is not a type that it knows.
+    """
+    try:
+        return _cached_adapter(wanted)
+    except TypeError:  # a type that has no hash: Annotated[int, []]
+        return _cached_adapter.__wrapped__(wanted)
+
+
+def _problems(error: "ValidationError") -> list[tuple[str, str]]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [(_path(problem["loc"]), problem["type"]) for problem in found]
 
 
 def _written(plain: object) -> tuple[str, int]:
@@ -161,8 +191,8 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one for each kind
         return value
     if value is None or kind is bool:
         return value
-    if depth == MAX_DEPTH:
-        raise _Unstorable(f"is nested deeper than {MAX_DEPTH} levels; flatten it", value)
+    if depth == MAX_DEPTH and not isinstance(value, str | int | float):
+        raise _Unstorable(f"is nested deeper than {MAX_DEPTH} levels; flatten it", deep=True)
     if kind is dict:
         return _plain_dict(value, depth + 1)
     if kind is list or kind is tuple:
@@ -170,7 +200,7 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one for each kind
     return _plain_other(value, kind, depth)
 
 
-def _plain_list(value: Any, depth: int) -> Any:
+def _plain_list(value: Any, depth: int, whole: Any = None) -> Any:
     index = 0
     changed = None
     try:
@@ -180,12 +210,12 @@ def _plain_list(value: Any, depth: int) -> Any:
                 changed = changed or list(value)
                 changed[index] = plain
     except _Unstorable as fault:
-        fault.leaves(value, index)
+        fault.leaves(value if whole is None else whole, index)
         raise
     return value if changed is None else changed
 
 
-def _plain_dict(value: Any, depth: int) -> Any:
+def _plain_dict(value: Any, depth: int, whole: Any = None) -> Any:
     key: object = None
     changed = None
     named = True
@@ -199,7 +229,7 @@ def _plain_dict(value: Any, depth: int) -> Any:
                 changed = changed or dict(value)
                 changed[key] = plain
     except _Unstorable as fault:
-        fault.leaves(value, key)
+        fault.leaves(value if whole is None else whole, key)
         raise
     if not named:
         _check_collisions(value)
@@ -216,15 +246,16 @@ def _plain_other(value: Any, kind: type, depth: int) -> Any:
     if isinstance(value, str):
         return _plain(str.__str__(value), depth)
     if isinstance(value, int):
-        return _plain(int(value), depth)
+        return _plain(int.__index__(value), depth)
     if isinstance(value, float):
-        return _plain(float(value), depth)
+        return _plain(float.__pos__(value), depth)
     if isinstance(value, dict):
-        return _plain_dict(dict(value), depth + 1)
+        return _plain_dict(dict(value), depth + 1, value)
     if isinstance(value, list | tuple):
-        return _plain_list(list(value), depth + 1)
-    cure = _CURES.get(kind.__name__, "a dict of its fields, or a pydantic model")
-    article = "an" if kind.__name__[0] in "AEIOaeio" else "a"
+        return _plain_list(list(value), depth + 1, value)
+    default = ".value" if isinstance(value, Enum) else "a dict of its fields, or a pydantic model"
+    cure = _CURES.get(kind.__name__, default)
+    article = "an" if kind.__name__.startswith(tuple("AEIOaeio")) else "a"
     raise _Unstorable(f"is {article} {kind.__name__}, which JSON cannot hold; store {cure}")
 
 
@@ -234,13 +265,37 @@ def _json_form(value: Any, kind: type) -> Any:
         return value
     try:
         # by_alias and round_trip: the form that the same class reads back.
-        return _adapter(kind).dump_python(
-            value, mode="json", by_alias=True, round_trip=True, warnings="error"
+        form, bare = (
+            adapter_of(kind).dump_python(
+                value, mode=mode, by_alias=True, round_trip=True, warnings="error"
+            )
+            for mode in ("json", "python")
         )
     except Exception as error:  # noqa: BLE001  # a field's own serializer may raise anything
         # The cause quotes the value: it must not reach a log.
         reason = f"is a {kind.__name__} without a JSON form ({type(error).__name__})"
+    else:
+        _check_kept(form, bare)
+        return form
     raise _Unstorable(f"{reason}; check its fields against their types, or store a dict")
+
+
+def _check_kept(form: Any, bare: Any) -> None:
+    """Refuse what pydantic drops in silence from fields of any kind."""
+    if form is None and isinstance(bare, float):
+        _plain(float(bare), 0)
+    elif hasattr(bare, "get_secret_value") and form != bare.get_secret_value():
+        raise _Unstorable("holds a secret that pydantic writes as asterisks; store it as a str")
+    elif isinstance(form, dict) and isinstance(bare, dict):
+        if len(form) != len(bare):
+            raise _Unstorable(
+                "has two keys that JSON writes alike; one would be lost: use str keys"
+            )
+        for kept, given in zip(form.values(), bare.values(), strict=True):
+            _check_kept(kept, given)
+    elif isinstance(form, list) and isinstance(bare, list | tuple) and len(form) == len(bare):
+        for kept, given in zip(form, bare, strict=True):
+            _check_kept(kept, given)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -248,14 +303,6 @@ def _cached_adapter(wanted: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter  # noqa: PLC0415  # see the module's docstring
 
     return TypeAdapter(wanted)
-
-
-def _adapter(wanted: Any) -> "TypeAdapter[Any]":
-    """Return pydantic's adapter for a type; building one costs a thousand times its use."""
-    try:
-        return _cached_adapter(wanted)
-    except TypeError:  # a type that has no hash: Annotated[int, []]
-        return _cached_adapter.__wrapped__(wanted)
 
 
 def _check_digits(value: int) -> None:
@@ -282,7 +329,7 @@ def _check_name(key: object) -> None:
 def _check_collisions(value: dict[Any, Any]) -> None:
     names: set[str] = set()
     for key in value:
-        name = key if isinstance(key, str) else _dumps(key)
+        name = str.__str__(key) if isinstance(key, str) else _dumps(key)
         if name in names:
             raise _Unstorable(
                 f"has two keys that JSON both writes as {shown(name)}; one would be lost: "
@@ -295,14 +342,28 @@ def _path(steps: Any) -> str:
     """Return steps as `$.stops[2].at`, ASCII and cut."""
     text = "$"
     for step in steps:
-        if isinstance(step, int) and not isinstance(step, bool):
-            text += f"[{step}]"
-        elif isinstance(step, str) and _NAME.fullmatch(step):
-            text += f".{step}"
-        else:
+        if isinstance(step, str):
+            name = str.__str__(step)
+            text += f".{name}" if _NAME.fullmatch(name) else f"[{name!a}]"
+        elif isinstance(step, int) and step.bit_length() > 2_000:
+            text += "[int]"
+        elif step is None or isinstance(step, int | float):
             text += f"[{step!a}]"
+        else:
+            text += f"[{type(step).__name__}]"
     return text if len(text) <= 80 else f"{text[:38]}...{text[-38:]}"
 
 
-def _name_of(wanted: object) -> str:
-    return shown(getattr(wanted, "__name__", None) or str(wanted)).strip("'\"")
+def _depth(text: str) -> int:
+    """Return how deep the brackets of a JSON text are nested."""
+    deepest = depth = 0
+    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket, 0)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _name_of(wanted: Any) -> str:
+    """Name a type for a message: a class by its name, `list[int]` and the like as written."""
+    name = None if hasattr(wanted, "__origin__") else getattr(wanted, "__name__", None)
+    return shown(name or str(wanted)).strip("'\"")

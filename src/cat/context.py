@@ -6,11 +6,12 @@ code of the user's.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
+import os
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cat import backends
 from cat.errors import AlreadyConnectedError, NoUserError
@@ -22,20 +23,32 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-class _Bound(NamedTuple):
-    """What an event loop uses; `lifetime` closes it when the loop ends."""
+class _Bound:
+    """What an event loop uses.
 
-    repository: Repository
-    settings: Settings
-    lifetime: AsyncGenerator[None, None]
+    `users` counts the `connect()` blocks it is open for, and one for the loop
+    itself if it was opened on demand; the last to leave closes it.
+    """
+
+    __slots__ = ("lifetime", "repository", "settings", "users")
+
+    def __init__(self, repository: Repository, settings: Settings) -> None:
+        self.repository = repository
+        self.settings = settings
+        self.users = 0
+        self.lifetime = _lifetime(repository)
 
 
 _user: ContextVar[str | None] = ContextVar("cat_user", default=None)
 _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
+# Of event loops that were closed before they could close these.
+_left_open: list[Repository] = []
+# What a forked child inherited. It must never close or collect it: its parent
+# uses the same files. A list that nobody clears keeps it from both.
+_inherited: list[object] = []
 
 
-@contextmanager
-def as_user(user_id: "str | int | UUID | None") -> Iterator[None]:
+class as_user:  # noqa: N801  # read as a phrase: with as_user("alice"):
     """Make `user_id` the current user inside a `with` block, and restore the one before at its end.
 
     Takes a `str`, an `int` or a `UUID`, of which the text counts, or `None`
@@ -51,11 +64,16 @@ def as_user(user_id: "str | int | UUID | None") -> Iterator[None]:
         await user.save("theme", "dark")
     ```
     """
-    token = _user.set(None if user_id is None else owner_of(user_id))
-    try:
-        yield
-    finally:
-        _user.reset(token)
+
+    def __init__(self, user_id: "str | int | UUID | None") -> None:
+        self._owner = None if user_id is None else owner_of(user_id)
+        self._tokens: list[Token[str | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_user.set(self._owner))
+
+    def __exit__(self, *_: object) -> None:
+        _user.reset(self._tokens.pop())
 
 
 def current_user() -> str | None:
@@ -84,7 +102,10 @@ def bound_user() -> str:
 def repository() -> Repository:
     """Return the repository of the running event loop, made from the environment if need be."""
     loop = asyncio.get_running_loop()
-    bound = _bound.get(loop) or _bind(loop, read())
+    bound = _bound.get(loop)
+    if bound is None:
+        bound = _bind(loop, read())
+        bound.users = 1
     return bound.repository
 
 
@@ -100,8 +121,7 @@ def home() -> Path:
     return bound.settings.home if bound else read().home
 
 
-@asynccontextmanager
-async def connect(*, url: str | None = None, home: str | Path | None = None) -> AsyncIterator[None]:
+class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
     """Bind `store` and `user` to one database and home, for the running event loop.
 
     For hosts and tests that want control; plugins need no set-up at all.
@@ -126,32 +146,45 @@ async def connect(*, url: str | None = None, home: str | Path | None = None) -> 
             await store.save("theme", "dark")
     ```
     """
-    loop = asyncio.get_running_loop()
-    given = {"CAT_URL": url, "CAT_HOME": None if home is None else str(home)}
-    settings = read({name: text for name, text in given.items() if text is not None})
-    bound = _bound.get(loop)
-    if bound is not None:
-        if bound.settings != settings:
+
+    def __init__(self, *, url: str | None = None, home: str | Path | None = None) -> None:
+        self._given = {} if url is None else {"CAT_URL": url}
+        if home is not None:
+            self._given["CAT_HOME"] = str(home)
+        self._bound: _Bound | None = None
+
+    async def __aenter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        settings = read(self._given)
+        bound = _bound.get(loop)
+        if bound is None:
+            bound = _bind(loop, settings)
+        elif (bound.settings.url, bound.settings.home) != (settings.url, settings.home):
             raise AlreadyConnectedError
-        await bound.repository.open()
-        yield
-        return
-    bound = _bind(loop, settings)
-    try:
-        await bound.repository.open()
-        yield
-    finally:
-        await bound.lifetime.aclose()
+        bound.users += 1
+        self._bound = bound
+        try:
+            await bound.repository.open()
+        except BaseException:
+            await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            bound.users -= 1
+            if bound.users == 0:
+                await bound.lifetime.aclose()
 
 
 def _bind(loop: asyncio.AbstractEventLoop, settings: Settings) -> _Bound:
-    backend = backends.connect(settings)
+    _close_what_was_left()
     made = Repository(
-        backend,
+        backends.connect(settings),
         max_value_bytes=settings.max_value_bytes,
         max_key_bytes=settings.max_key_bytes,
     )
-    bound = _bound[loop] = _Bound(made, settings, _lifetime(loop, made))
+    bound = _bound[loop] = _Bound(made, settings)
     # The first step of an asynchronous generator is what makes it known to the
     # loop, whose shutdown_asyncgens() then closes it. This one suspends at its
     # yield alone, so the step can be taken here, without an await.
@@ -160,11 +193,34 @@ def _bind(loop: asyncio.AbstractEventLoop, settings: Settings) -> _Bound:
     return bound
 
 
-async def _lifetime(
-    loop: asyncio.AbstractEventLoop, bound: Repository
-) -> AsyncGenerator[None, None]:
+async def _lifetime(repository: Repository) -> AsyncGenerator[None, None]:
+    loop = asyncio.get_running_loop()
     try:
         yield
     finally:
-        del _bound[loop]
-        await bound.close()
+        if _bound.get(loop) is not None and _bound[loop].repository is repository:
+            del _bound[loop]
+        await repository.close()
+
+
+def _close_what_was_left() -> None:
+    """Close the repositories of event loops that were closed without a chance to do so."""
+    for loop in list(_bound):
+        if loop.is_closed():
+            bound = _bound.pop(loop, None)
+            if bound is not None:
+                _left_open.append(bound.repository)
+    for left in list(_left_open):
+        if left.abandon():
+            _left_open.remove(left)
+
+
+def _forget() -> None:
+    """Begin anew in a forked child: what was inherited is the parent's."""
+    _inherited.append((dict(_bound), list(_left_open)))
+    _bound.clear()
+    _left_open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from cat.scope import Scope
+
 
 class Meta(NamedTuple):
     """All columns of an entry but its value.
@@ -23,3 +25,22 @@ class Row(NamedTuple):
     value: str
     revision: int
     expires: float | None
+
+
+class Put(NamedTuple):
+    """Store an entry, replacing any; the `created` of one that is live at `meta.updated` stays."""
+
+    scope: Scope
+    key: str
+    value: str
+    meta: Meta
+
+
+class Delete(NamedTuple):
+    """Remove an entry, if it is there."""
+
+    scope: Scope
+    key: str
+
+
+Change = Put | Delete

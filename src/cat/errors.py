@@ -6,6 +6,7 @@ wrong, where, why, and what to do. It may name a user id, a key or a path,
 escaped and cut; it never holds a value.
 """
 
+import errno
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,11 @@ def shown(text: object) -> str:
     """Return `text` as ASCII of at most 80 characters, fit for a message on any terminal."""
     quoted = ascii(text)
     return quoted if len(quoted) <= 80 else quoted[:77] + "..."
+
+
+def escaped(location: Path) -> str:
+    """Return a path as ASCII, whole: whoever mends it has to find it."""
+    return ascii(str(location))[1:-1]
 
 
 class CatError(Exception):
@@ -172,13 +178,26 @@ class DatabaseUnavailableError(CatError, OSError):
 
     def __init__(self, location: Path, reason: str, *, not_stored: bool = True) -> None:
         outcome = "nothing was stored" if not_stored else "it may or may not be stored"
-        super().__init__(f"{location}: {reason} ({outcome})")
+        super().__init__(f"{escaped(location)}: {reason} ({outcome})")
         self.location = location
         self.not_stored = not_stored
 
 
+class DatabaseReplacedError(DatabaseUnavailableError):
+    """The file was removed, or replaced by another, while it was in use."""
+
+    def __init__(self, location: Path) -> None:
+        super().__init__(
+            location,
+            "the file was removed or replaced while it was in use, and what is written now would "
+            "be lost with it; put the right file in place and restart this process",
+        )
+
+
 class DatabaseBusyError(DatabaseUnavailableError, TimeoutError):
     """Another process held the database for longer than `CAT_TIMEOUT`."""
+
+    errno = errno.ETIMEDOUT
 
     def __init__(self, location: Path, timeout: float) -> None:
         super().__init__(
@@ -191,6 +210,8 @@ class DatabaseBusyError(DatabaseUnavailableError, TimeoutError):
 class NotWritableError(DatabaseUnavailableError, PermissionError):
     """A directory or a file cannot be made or written."""
 
+    errno = errno.EACCES
+
     def __init__(self, location: Path, reason: str) -> None:
         super().__init__(
             location,
@@ -201,6 +222,8 @@ class NotWritableError(DatabaseUnavailableError, PermissionError):
 
 class DiskFullError(DatabaseUnavailableError):
     """The disk, or a quota on it, is full."""
+
+    errno = errno.ENOSPC
 
     def __init__(self, location: Path) -> None:
         super().__init__(
@@ -254,7 +277,7 @@ class NewerDatabaseError(MigrationError):
 
     def __init__(self, location: Path, found: int, known: int) -> None:
         super().__init__(
-            f"{location}: this database is at version {found} and this release of catstore knows "
-            f"up to {known}; it was left as it is. Upgrade catstore, or restore a backup made "
-            "before the upgrade"
+            f"{escaped(location)}: this database is at version {found} and this release of "
+            f"catstore knows up to {known}; it was left as it is. Upgrade catstore, or restore a "
+            "backup made before the upgrade"
         )

@@ -6,6 +6,7 @@ this process holds on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
 """
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -13,7 +14,7 @@ import re
 import stat
 from pathlib import Path
 
-from cat.errors import NotWritableError
+from cat.errors import DatabaseUnavailableError, DiskFullError, NotWritableError, escaped
 from cat.scope import Scope
 
 LOG = logging.getLogger("cat")
@@ -31,8 +32,7 @@ def folder(home: Path, scope: Scope) -> Path:
     whose = ("users", _slug(scope.owner)) if scope.owner else ("store",)
     names = [_slug(name) for name in scope.namespace.split("/")] if scope.namespace else []
     place = home.joinpath("files", *whose, *names, _LEAF)
-    if not place.is_dir():
-        make_directory(place)
+    make_directory(place)
     return place
 
 
@@ -45,7 +45,7 @@ def make_directory(place: Path) -> None:
     try:
         _make_directory(place)
     except OSError as error:
-        raise NotWritableError(place, _reason(error)) from error
+        raise unwritable(place, error) from error
 
 
 def make_file(place: Path) -> None:
@@ -56,12 +56,33 @@ def make_file(place: Path) -> None:
     """
     try:
         # O_EXCL: what is closed here is new, so nobody holds a lock on it yet.
-        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        descriptor = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        _hand_over(descriptor, 0o600, place.parent)
     except FileExistsError:
         return
     except OSError as error:
-        raise NotWritableError(place, _reason(error)) from error
-    _hand_over(place, 0o600)
+        raise unwritable(place, error) from error
+
+
+def unwritable(place: Path, error: OSError) -> DatabaseUnavailableError:
+    """Return the error for a caller, for one of the system's at `place`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(place)
+    return NotWritableError(place, error.strerror or str(error))
+
+
+def replace(place: Path, name: Path) -> None:
+    """Give the file at `place` another name in its directory, in one step that lasts."""
+    place.replace(name)
+    _sync(name.parent)
+
+
+def size_of(place: Path) -> int:
+    """Return the size of a file in bytes, 0 if there is none."""
+    try:
+        return place.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def report_wide_mode(place: Path) -> None:
@@ -84,23 +105,36 @@ def _make_directory(place: Path) -> None:
     _make_directory(place.parent)
     with contextlib.suppress(FileExistsError):  # another process was quicker, or the next line says
         place.mkdir(mode=0o700)
-        _hand_over(place, 0o700)
+        if os.name == "posix":  # only there can a directory be opened
+            descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            _hand_over(descriptor, 0o700, place.parent)
         _sync(place.parent)
     if not place.is_dir():
-        raise NotADirectoryError(f"{place} is a file")
+        raise NotADirectoryError(f"{escaped(place)} is a file")
 
 
-def _hand_over(place: Path, mode: int) -> None:
-    place.chmod(mode)  # the umask may have taken bits away
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        parent = place.parent.stat()
-        os.chown(place, parent.st_uid, parent.st_gid)
+def _hand_over(descriptor: int, mode: int, parent: Path) -> None:
+    """Give what was just made its mode, and root's to the owner of the directory; close it.
+
+    By descriptor: a name could by now be a link to somebody else's file.
+    """
+    try:
+        if os.name == "posix":
+            os.fchmod(descriptor, mode)  # the umask may have taken bits away
+            if os.geteuid() == 0:
+                owner = parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 def _sync(directory: Path) -> None:
-    if os.name != "posix":  # only there can a directory be opened and synced
+    if os.name != "posix":
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except PermissionError:  # one may write there and not list it: then it cannot be synced
+        return
     try:
         os.fsync(descriptor)
     finally:
@@ -118,7 +152,3 @@ def _slug(name: str) -> str:
     digest = hashlib.sha256(name.encode()).hexdigest()[:20]
     readable = re.sub("[^a-z0-9]+", "-", name.lower())[:40].strip("-")
     return f"{readable}-{digest}" if readable else digest
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cat import codec
 from cat.backends import Backend
-from cat.entry import Meta
+from cat.entry import Delete, Meta, Put
 from cat.errors import InvalidExpiryError, InvalidKeyError, shown
 from cat.scope import Scope
 
@@ -53,6 +53,10 @@ class Repository:
         """Close the backend. Idempotent."""
         await self._backend.close()
 
+    def abandon(self) -> bool:
+        """Close the backend of an event loop that was closed, and say whether all is closed."""
+        return self._backend.abandon()
+
     async def save(
         self, scope: Scope, key: str, value: object, expires_in: float | timedelta | None
     ) -> None:
@@ -61,13 +65,14 @@ class Repository:
         text, size = codec.encode(value, self._max_value_bytes)
         now = self._now()
         expires = None if expires_in is None else now + _seconds(expires_in)
-        await self._backend.put(
-            scope, key, text, Meta(size, next(self._revisions), now, now, expires)
-        )
+        meta = Meta(size, next(self._revisions), now, now, expires)
+        await self._backend.write([Put(scope, key, text, meta)])
 
     async def load(self, scope: Scope, key: str, default: object, wanted: Any) -> Any:
         """Return a fresh value, of type `wanted` unless that is `None`, or `default` itself."""
         key = self._checked(key)
+        if wanted is not None:
+            codec.adapter_of(wanted)  # raises for what is no type, stored or not
         row = await self._backend.get(scope, key)
         if row is None or not self._live(row.expires):
             return default
@@ -83,7 +88,7 @@ class Repository:
 
     async def delete(self, scope: Scope, key: str) -> bool:
         """Remove the entry, and say whether there was one."""
-        meta = await self._backend.delete(scope, self._checked(key))
+        [meta] = await self._backend.write([Delete(scope, self._checked(key))])
         return meta is not None and self._live(meta.expires)
 
     def _live(self, expires: float | None) -> bool:
@@ -121,10 +126,10 @@ def _seconds(expires_in: float | timedelta) -> float:
         expires_in = expires_in.total_seconds()
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float):
         raise InvalidExpiryError(f"is of type {type(expires_in).__name__}")
-    if math.isnan(expires_in):
-        raise InvalidExpiryError("is not a number")
     if expires_in <= 0:
         raise InvalidExpiryError("is zero or negative")
     if expires_in > _LONGEST_EXPIRY:
         raise InvalidExpiryError("is too long")
+    if math.isnan(expires_in):
+        raise InvalidExpiryError("is not a number")
     return float(expires_in)

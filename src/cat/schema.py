@@ -9,12 +9,13 @@ of a checkout.
 from pathlib import Path
 from typing import NamedTuple
 
-from cat.errors import MigrationError, shown
+from cat.errors import MigrationError, escaped
 
 _PLACES = (
     Path(__file__).parent / "migrations",
     Path(__file__).parent.parent.parent / "migrations",
 )
+_CURE = "the installation is damaged: reinstall catstore"
 
 
 class Migration(NamedTuple):
@@ -35,8 +36,8 @@ def migrations(dialect: str, places: tuple[Path, ...] = _PLACES) -> list[Migrati
         files = sorted((place / dialect).glob("*.sql"))
         if files:
             return [_migration(file, expected) for expected, file in enumerate(files, start=1)]
-    looked = " and ".join(shown(str(place / dialect)) for place in places)
-    raise MigrationError(f"no migrations in {looked}; the installation is incomplete: reinstall it")
+    looked = " and ".join(escaped(place / dialect) for place in places)
+    raise MigrationError(f"there are no migrations in {looked}; {_CURE}")
 
 
 def pending(known: list[Migration], version: int) -> list[Migration]:
@@ -46,8 +47,8 @@ def pending(known: list[Migration], version: int) -> list[Migration]:
 
 def _migration(file: Path, expected: int) -> Migration:
     number, _, name = file.stem.partition("_")
-    if not (len(number) == 4 and number.isdigit() and name):
-        raise MigrationError(f"{file.name} is not named NNNN_what_it_does.sql")
+    if not (len(number) == 4 and number.isascii() and number.isdigit() and name):
+        raise MigrationError(f"{escaped(file)} is not named NNNN_what_it_does.sql; {_CURE}")
     if int(number) != expected:
-        raise MigrationError(f"{file.name} stands where number {expected:04} belongs")
+        raise MigrationError(f"{escaped(file)} stands where {expected:04} belongs; {_CURE}")
     return Migration(expected, name, file.read_text(encoding="utf-8"))

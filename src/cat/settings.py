@@ -7,15 +7,18 @@ first needed on an event loop, and when `folder` is first touched.
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from cat.errors import InvalidSettingError
 
-Durability = Literal["always", "interval"]
+DURABILITY = ("always", "interval")
 
 SQLITE_SCHEME = "sqlite:///"
+# A "?" would be taken to begin options, and there are none.
+_NOT_IN_URLS = ("?", "\0", ":memory:")
 _LARGEST_VALUE = 512 * 1024 * 1024  # SQLite's own limit is a row of 1,000,000,000 bytes.
 _LARGEST_KEY = 65_536
 _LONGEST_WAIT = 3600.0
@@ -25,15 +28,17 @@ class Settings(NamedTuple):
     """What the environment says, checked.
 
     `home` is absolute; `url` names the database; `timeout` is in seconds;
-    `max_value_bytes` and `max_key_bytes` count UTF-8.
+    `max_value_bytes` and `max_key_bytes` count UTF-8; `inline_reads` lets small
+    reads be answered on the event loop's own thread.
     """
 
     home: Path
     url: str
-    durability: Durability
+    durability: str
     timeout: float
     max_value_bytes: int
     max_key_bytes: int
+    inline_reads: bool
 
 
 def read(given: Mapping[str, str] | None = None) -> Settings:
@@ -60,10 +65,11 @@ def read(given: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         url=f"{SQLITE_SCHEME}{database}",
-        durability=_durability(text("CAT_DURABILITY")),
+        durability=_choice("CAT_DURABILITY", text("CAT_DURABILITY"), DURABILITY),
         timeout=_timeout(text("CAT_TIMEOUT")),
         max_value_bytes=_bytes("CAT_MAX_VALUE_BYTES", text, 16 * 1024 * 1024, _LARGEST_VALUE),
         max_key_bytes=_bytes("CAT_MAX_KEY_BYTES", text, 512, _LARGEST_KEY),
+        inline_reads=_choice("CAT_INLINE_READS", text("CAT_INLINE_READS"), ("on", "off")) == "on",
     )
 
 
@@ -82,23 +88,28 @@ def _path(name: str, text: str | None, default: str) -> str:
 
 
 def _database(url: str | None) -> str | None:
+    """Return the path that a URL names, or `None` for the one in the home."""
     if url is None:
         return None
-    path = url.removeprefix(SQLITE_SCHEME)
-    if path == url or not path.strip() or path.endswith("/") or "\0" in path or ":memory:" in path:
+    path = os.path.expanduser(url.removeprefix(SQLITE_SCHEME))  # noqa: PTH111  # as above
+    bad = not path.strip() or path.endswith("/") or path.startswith("~")
+    if not url.startswith(SQLITE_SCHEME) or bad or any(mark in path for mark in _NOT_IN_URLS):
         raise InvalidSettingError(
             "CAT_URL",
-            url,
-            "sqlite:///relative/path.db or sqlite:////absolute/path.db, with the path of a file",
+            re.sub("//[^/]*@", "//...@", url),  # a password, in the URL of another database
+            "sqlite:///relative/path.db or sqlite:////absolute/path.db, with the path of a file "
+            "outside the home's files/",
         )
     return path
 
 
-def _durability(text: str | None) -> Durability:
-    for level in get_args(Durability):
-        if text in (level, None):
-            return level  # type: ignore[no-any-return]  # get_args knows no types
-    raise InvalidSettingError("CAT_DURABILITY", text, " or ".join(get_args(Durability)))
+def _choice(name: str, text: str | None, allowed: tuple[str, ...]) -> str:
+    """Return `text` if it is allowed, and the first of `allowed` if it is not set."""
+    if text is None:
+        return allowed[0]
+    if text not in allowed:
+        raise InvalidSettingError(name, text, " or ".join(allowed))
+    return text
 
 
 def _timeout(text: str | None) -> float:

@@ -5,9 +5,11 @@ and it keeps them; what expired, what a caller sees and what an error means to
 a plugin is decided above it, in `cat.repository`.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
-from cat.entry import Meta, Row
+from cat.entry import Change, Meta, Row
 from cat.scope import Scope
 from cat.settings import SQLITE_SCHEME, Settings
 
@@ -28,21 +30,31 @@ class Backend(Protocol):
     async def stat(self, scope: Scope, key: str) -> Meta | None:
         """Return what is known of the entry, expired or not, without reading its value."""
 
-    async def put(self, scope: Scope, key: str, value: str, meta: Meta) -> None:
-        """Store the entry, replacing any; durable when this returns.
+    async def write(self, changes: Sequence[Change]) -> list[Meta | None]:
+        """Make all changes or none, durable when this returns; they take effect in the order given.
 
-        The `created` of an entry that is there and was live at `meta.updated` is kept.
+        Calls take effect in the order in which they were made. The answer has
+        for each `Delete` what it removed, expired or not, and else `None`. A
+        caller that is cancelled leaves the changes made or not made.
         """
-
-    async def delete(self, scope: Scope, key: str) -> Meta | None:
-        """Remove the entry, durably, and return what it was, expired or not."""
 
     async def close(self) -> None:
         """Let go of files, locks and threads; what was stored is complete on disk. Idempotent."""
+
+    def abandon(self) -> bool:
+        """Close what can be closed from outside the event loop, which was closed without us.
+
+        Say whether all is closed; if not, call it again later.
+        """
 
 
 def connect(settings: Settings) -> Backend:
     """Return the backend for `settings.url`; nothing is touched before its first use."""
     from cat.backends.sqlite import SQLite  # noqa: PLC0415  # the driver of this URL alone
 
-    return SQLite(settings.url.removeprefix(SQLITE_SCHEME), settings.timeout)
+    return SQLite(
+        Path(settings.url.removeprefix(SQLITE_SCHEME)),
+        settings.timeout,
+        interval=settings.durability == "interval",
+        inline=settings.inline_reads,
+    )
