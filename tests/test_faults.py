@@ -659,7 +659,7 @@ def test_migration_that_is_killed(home: Path, monkeypatch: pytest.MonkeyPatch) -
     from cat import store
     from cat.schema import Migration
 
-    known = backend.migrations("sqlite")
+    known = list(backend.migrations("sqlite"))
     known.append(Migration(len(known) + 1, "long", sys.argv[1]))
     backend.migrations = lambda dialect: known
 

@@ -71,7 +71,7 @@ def test_wheel_holds_the_package_and_no_more(built: Path) -> None:
     migrations = {f"cat/migrations/{f.relative_to(ROOT / 'migrations')}" for f in every_migration()}
     assert migrations
     assert migrations <= names
-    assert {"cat/__init__.py", "cat/py.typed", "cat/backends/sqlite.py"} <= names
+    assert {"cat/__init__.py", "cat/py.typed", "cat/backends/sqlite/start.py"} <= names
     assert {name.split("/")[0] for name in names if not name.startswith("catstore-")} == {"cat"}
 
 

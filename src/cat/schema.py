@@ -6,6 +6,8 @@ are shipped inside the package as `cat/migrations`, and stand at the top level
 of a checkout.
 """
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +28,12 @@ class Migration(NamedTuple):
     sql: str
 
 
-def migrations(dialect: str, places: tuple[Path, ...] = _PLACES) -> list[Migration]:
+@functools.cache
+def migrations(dialect: str, places: tuple[Path, ...] = _PLACES) -> tuple[Migration, ...]:
     """Return every migration of `dialect` (`"sqlite"`), oldest first.
+
+    The files are read once: should the package be upgraded under a running
+    process, the old code does not apply what only the new one knows.
 
     Raises `MigrationError` if there are none, if a name is not of the form
     `NNNN_name.sql`, or if the numbers are not 1, 2, 3 and so on.
@@ -35,12 +41,12 @@ def migrations(dialect: str, places: tuple[Path, ...] = _PLACES) -> list[Migrati
     for place in places:
         files = sorted((place / dialect).glob("*.sql"))
         if files:
-            return [_migration(file, expected) for expected, file in enumerate(files, start=1)]
+            return tuple(_migration(file, n) for n, file in enumerate(files, start=1))
     looked = " and ".join(escaped(place / dialect) for place in places)
     raise MigrationError(f"there are no migrations in {looked}; {_CURE}")
 
 
-def pending(known: list[Migration], version: int) -> list[Migration]:
+def pending(known: Sequence[Migration], version: int) -> list[Migration]:
     """Return those of `known` that a database at `version` has not had yet."""
     return [migration for migration in known if migration.version > version]
 

@@ -6,7 +6,7 @@ Everything here blocks and runs on a worker's thread.
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
@@ -161,7 +161,7 @@ def _refuse_what_cannot_be_one(path: Path) -> None:
         )
 
 
-def _make(path: Path, known: list[Migration]) -> None:
+def _make(path: Path, known: Sequence[Migration]) -> None:
     """Make the database under another name, complete, and give it its own in one step.
 
     Killed at any point, there is no database or a whole one.
@@ -174,7 +174,7 @@ def _make(path: Path, known: list[Migration]) -> None:
     replace(draft, path)
 
 
-def _prepared(path: Path, known: list[Migration], timeout: float) -> sqlite3.Connection:
+def _prepared(path: Path, known: Sequence[Migration], timeout: float) -> sqlite3.Connection:
     """Return a connection to a database that is migrated and uses write-ahead logging."""
     connection = connect(path, "rw", timeout)
     try:
@@ -216,7 +216,7 @@ def _refuse_what_is_not_ours(path: Path, newest: int) -> None:
         raise CorruptDatabaseError(path, "its last page is cut short")
 
 
-def _migrate(connection: sqlite3.Connection, path: Path, known: list[Migration]) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path, known: Sequence[Migration]) -> None:
     [(version,)] = connection.execute(VERSION).fetchall()
     for migration in pending(known, version):
         script = MIGRATE.format(
