@@ -41,10 +41,10 @@ class _Bound:
 
 _user: ContextVar[str | None] = ContextVar("cat_user", default=None)
 _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
-# Of event loops that were closed before they could close these.
-_left_open: list[Repository] = []
-# What a forked child inherited. It must never close or collect it: its parent
-# uses the same files. A list that nobody clears keeps it from both.
+# Closed while this process forks.
+_held: list[Repository] = []
+# What a forked child inherited. Collecting it would wake the parent's event
+# loop through a pipe that both have, so a list that nobody clears keeps it.
 _inherited: list[object] = []
 
 
@@ -174,6 +174,9 @@ class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
         if bound is not None:
             bound.users -= 1
             if bound.users == 0:
+                loop = asyncio.get_running_loop()
+                if _bound.get(loop) is bound:
+                    del _bound[loop]
                 await bound.lifetime.aclose()
 
 
@@ -194,12 +197,11 @@ def _bind(loop: asyncio.AbstractEventLoop, settings: Settings) -> _Bound:
 
 
 async def _lifetime(repository: Repository) -> AsyncGenerator[None, None]:
-    loop = asyncio.get_running_loop()
     try:
         yield
     finally:
-        if _bound.get(loop) is not None and _bound[loop].repository is repository:
-            del _bound[loop]
+        # A loop that is shutting down keeps it, closed: what comes later raises
+        # instead of opening another that nobody would close.
         await repository.close()
 
 
@@ -207,20 +209,37 @@ def _close_what_was_left() -> None:
     """Close the repositories of event loops that were closed without a chance to do so."""
     for loop in list(_bound):
         if loop.is_closed():
-            bound = _bound.pop(loop, None)
-            if bound is not None:
-                _left_open.append(bound.repository)
-    for left in list(_left_open):
-        if left.abandon():
-            _left_open.remove(left)
+            left = _bound.pop(loop, None)
+            if left is not None:  # else another thread is doing the same
+                left.repository.abandon()
 
 
-def _forget() -> None:
-    """Begin anew in a forked child: what was inherited is the parent's."""
-    _inherited.append((dict(_bound), list(_left_open)))
+def _before_fork() -> None:
+    """Close every database: SQLite in the child would take the parent's locks for its own.
+
+    Seen: the child's commits held no lock, and the parent's close deleted the
+    write-ahead log under them.
+    """
+    for bound in list(_bound.values()):
+        bound.repository.hold()
+        _held.append(bound.repository)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    """Begin anew; what was inherited has threads that are not here."""
+    _inherited.append((dict(_bound), list(_held)))
     _bound.clear()
-    _left_open.clear()
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork,
+        after_in_child=_after_fork_in_child,
+    )

@@ -53,9 +53,17 @@ class Repository:
         """Close the backend. Idempotent."""
         await self._backend.close()
 
-    def abandon(self) -> bool:
-        """Close the backend of an event loop that was closed, and say whether all is closed."""
-        return self._backend.abandon()
+    def hold(self) -> None:
+        """Close what is open, until `release`, as the process is about to fork."""
+        self._backend.hold()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._backend.release()
+
+    def abandon(self) -> None:
+        """Close what is open, for an event loop that was closed."""
+        self._backend.abandon()
 
     async def save(
         self, scope: Scope, key: str, value: object, expires_in: float | timedelta | None

@@ -81,7 +81,7 @@ class Contender:
 
 
 class CatStore(Contender):
-    """This library."""
+    """The library of this repository."""
 
     name = "catstore"
 

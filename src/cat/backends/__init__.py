@@ -41,11 +41,17 @@ class Backend(Protocol):
     async def close(self) -> None:
         """Let go of files, locks and threads; what was stored is complete on disk. Idempotent."""
 
-    def abandon(self) -> bool:
-        """Close what can be closed from outside the event loop, which was closed without us.
+    def hold(self) -> None:
+        """Close what is open and let no thread open it, as the process is about to fork.
 
-        Say whether all is closed; if not, call it again later.
+        SQLite in the child would take the parent's locks for its own.
         """
+
+    def release(self) -> None:
+        """Go on after `hold`, in the parent."""
+
+    def abandon(self) -> None:
+        """Close what is open, for an event loop that was closed; from any thread."""
 
 
 def connect(settings: Settings) -> Backend:

@@ -1,14 +1,17 @@
 """The `Backend` for one SQLite file: reads here, writes in `writer`, the file in `start`."""
 
 import asyncio
+import os
 import sqlite3
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cat.backends.sqlite.faults import mapped
-from cat.backends.sqlite.start import connect, open_database
+from cat.backends.sqlite.start import connect
 from cat.backends.sqlite.worker import Worker, drive, settle
 from cat.backends.sqlite.writer import Writer
 from cat.entry import Change, Meta, Row
@@ -50,15 +53,16 @@ class SQLite:
         self._interval = interval
         self._inline = inline
         self._closing: asyncio.Future[None] | None = None
-        self._worker: Worker | None = None
         self._writer: Writer | None = None
         # Answers small reads here and now, and never waits.
         self._reader: sqlite3.Connection | None = None
+        self._in_use = threading.Lock()  # as in `Worker`, for that connection
+        self._held: list[Writer | Worker] = []  # while the process forks
         # Reads what is large, and what the other may not wait for.
         self._slow: Worker | None = None
 
     async def open(self) -> None:
-        await self._opened()
+        await self._current().opened()
 
     async def get(self, scope: Scope, key: str) -> Row | None:
         rows = await self._read(GET_INLINE, scope, key)
@@ -71,10 +75,7 @@ class SQLite:
         return Meta(*rows[0]) if rows else None
 
     async def write(self, changes: Sequence[Change]) -> list[Meta | None]:
-        writer = self._writer
-        if writer is None or writer.suspect:
-            writer = await self._opened()
-        return await writer.write(changes)
+        return await self._current().write(changes)
 
     async def close(self) -> None:
         if self._closing is None:
@@ -82,71 +83,90 @@ class SQLite:
             drive(self._close(), partial(settle, self._closing))
         await asyncio.shield(self._closing)
 
-    def abandon(self) -> bool:
-        """Close from another event loop, as far as can be, and say whether all is closed."""
-        if self._reader is not None:
-            self._reader.close()
-        slow = self._slow is None or self._slow.abandon()
-        return (self._worker is None or self._worker.abandon()) and slow
+    def hold(self) -> None:
+        for half in self._halves():
+            half.hold()
+            self._held.append(half)
+        self._in_use.acquire()
+        self._close_reader()
+
+    def release(self) -> None:
+        while self._held:
+            self._held.pop().release()
+        self._in_use.release()
+
+    def abandon(self) -> None:
+        self._close_reader()
+        for half in self._halves():
+            half.abandon()
+
+    def _halves(self) -> list[Writer | Worker]:
+        return [half for half in (self._writer, self._slow) if half is not None]
+
+    def _current(self) -> Writer:
+        """Return the writer; another one if there is none, or it failed to open."""
+        if self._closing is not None:
+            raise self._gone()
+        if self._writer is None or self._writer.failed:
+            # SQLite follows links, and puts its other files beside the real one.
+            real = Path(os.path.realpath(self._path))
+            if os.path.islink(self._path) and not os.path.exists(real):  # noqa: PTH110, PTH114  # raise nothing
+                raise DatabaseUnavailableError(
+                    self._path,
+                    "it is a link that leads nowhere; mount the disk it leads to, or remove it",
+                )
+            self._writer = Writer(real, self._timeout, interval=self._interval)
+        return self._writer
 
     async def _read(self, sql: str, scope: Scope, key: str) -> list[Any]:
-        if self._worker is None or self._writer is None:
-            await self._opened()
-        if self._inline:
-            try:
-                if self._reader is None:
-                    self._reader = connect(self._path, "ro", 0)
+        if self._reader is None:
+            await self._open_reader()
+        with self._in_use, suppress(sqlite3.Error):  # what is wrong, the thread will tell
+            if self._reader is not None:
                 return self._reader.execute(sql, (*scope, key)).fetchall()
-            except sqlite3.Error:
-                pass  # busy, or something that the thread will meet again, and tell
         return await self._read_on_thread(sql, scope, key)
 
+    async def _open_reader(self) -> None:
+        await self._current().opened()
+        self._current()  # raises if it was closed meanwhile
+        if self._inline and self._reader is None:
+            with self._in_use, suppress(sqlite3.Error):  # busy: then it is opened another time
+                self._reader = connect(self._path, "ro", 0)
+
     async def _read_on_thread(self, sql: str, scope: Scope, key: str) -> list[Any]:
-        if self._slow is None:
+        self._current()  # raises if it was closed
+        if self._slow is None or self._slow.failure is not None:
             self._slow = Worker(partial(connect, self._path, "ro", self._timeout))
         slow = self._slow
         try:
             await slow.opened()
-            return await slow.run(lambda: slow.raw.execute(sql, (*scope, key)).fetchall())
+            if self._slow is not slow:
+                raise self._gone()
+            return await slow.run(lambda: slow.connection().execute(sql, (*scope, key)).fetchall())
         except sqlite3.Error as error:
-            if slow.failure is not None:
-                self._slow = None
             raise mapped(error, self._path, self._timeout, writes=False) from error
 
-    async def _opened(self) -> Writer:
-        """Open if need be, once for all who wait, and anew after a sync that failed."""
-        if self._closing is not None:
-            raise DatabaseUnavailableError(
-                self._path,
-                "it was closed, because its event loop is ending or its connect() was left; "
-                "do not keep it beyond that",
-            )
-        if self._writer is not None and self._writer.suspect:
-            drive(self._close(), lambda _, __: None)
-        if self._worker is None:
-            self._worker = Worker(partial(open_database, self._path, self._timeout))
-        worker = self._worker
-        try:
-            await worker.opened()
-        finally:
-            if worker.failure is not None and self._worker is worker:
-                self._worker = None
-        if self._writer is None:
-            self._writer = Writer(worker, self._path, self._timeout, interval=self._interval)
-        return self._writer
+    def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _gone(self) -> DatabaseUnavailableError:
+        return DatabaseUnavailableError(
+            self._path,
+            "it was closed, because its event loop is ending or its connect() was left; do not "
+            "keep it beyond that",
+        )
 
     async def _close(self) -> None:
         """Close everything; what writes goes last, as the last to close writes the log back."""
-        writer, slow, reader, worker = self._writer, self._slow, self._reader, self._worker
-        self._writer = self._slow = self._reader = self._worker = None
-        if writer is not None:
-            await writer.close()
+        writer, slow = self._writer, self._slow
+        self._writer = self._slow = None
+        self._close_reader()
         if slow is not None:
             await slow.close()
-        if reader is not None:
-            reader.close()
-        if worker is not None:
-            await worker.close()
+        if writer is not None:
+            await writer.close()
 
 
 def _text(value: bytes) -> str:

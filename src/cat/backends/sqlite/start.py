@@ -5,7 +5,6 @@ Everything here blocks and runs on a worker's thread.
 
 import os
 import sqlite3
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from cat.backends.sqlite.faults import mapped
 from cat.errors import (
     CorruptDatabaseError,
     DatabaseBusyError,
+    DatabaseReplacedError,
     DatabaseUnavailableError,
     ForeignDatabaseError,
     MigrationError,
@@ -25,6 +25,8 @@ from cat.errors import (
 )
 from cat.files import make_directory, make_file, replace, report_wide_mode, size_of, unwritable
 from cat.schema import Migration, migrations, pending
+
+Identity = tuple[int, int]
 
 # "CatS": says whose file it is (https://www.sqlite.org/pragma.html#pragma_application_id).
 APPLICATION_ID = 0x43617453
@@ -95,8 +97,8 @@ def connect(path: Path, mode: Literal["ro", "rw"], timeout: float) -> sqlite3.Co
     return connection
 
 
-def open_database(path: Path, timeout: float) -> sqlite3.Connection:
-    """Return a connection to our database at `path`, made or migrated if need be.
+def open_database(path: Path, timeout: float) -> tuple[sqlite3.Connection, Identity]:
+    """Return a connection to our database at `path`, made or migrated if need be, and which it is.
 
     One process at a time is in here. SQLite's busy timeout does not cover the
     switch to write-ahead logging: of six processes that opened a new file at
@@ -109,17 +111,24 @@ def open_database(path: Path, timeout: float) -> sqlite3.Connection:
             "use a Python built with a newer one",
         )
     known = migrations("sqlite")
-    make_directory(path.parent)
-    report_wide_mode(path.parent)
     try:
+        if path.exists() and not path.is_file():
+            raise NotADatabaseError(path)  # so that nothing is made beside it
+        make_directory(path.parent)
+        report_wide_mode(path.parent)
         with _start_lock(path, timeout):
             _refuse_what_cannot_be_one(path)
             if size_of(path) == 0:
                 _make(path, known)
             else:
-                _refuse_what_is_not_ours(path, known[-1].version)
+                _refuse_what_is_not_ours(path, known[-1].version, timeout)
             report_wide_mode(path)
-            return _prepared(path, known, timeout)
+            identity = identity_of(path)
+            connection = _prepared(path, known, timeout)
+            if identity is None or identity_of(path) != identity:
+                connection.close()
+                raise DatabaseReplacedError(path)  # on its way to the caller
+            return connection, identity
     except sqlite3.Error as error:
         raise mapped(error, path, timeout, writes=False) from error
     except DatabaseUnavailableError:
@@ -148,13 +157,10 @@ def _start_lock(path: Path, timeout: float) -> Iterator[None]:
 
 
 def _refuse_what_cannot_be_one(path: Path) -> None:
-    """Refuse what is no file, what may not be written, and a log whose database is gone."""
-    if path.is_symlink() or path.exists():
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise NotADatabaseError(path)
-        # SQLite would open it to read, and leave a log beside it that nobody may write.
-        if not os.access(path, os.R_OK | os.W_OK, effective_ids=_EFFECTIVE):
-            raise NotWritableError(path, "this process may not read and write it")
+    """Refuse what may not be written, and a log whose database is gone."""
+    # SQLite would open it to read, and leave a log beside it that nobody may write.
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=_EFFECTIVE):
+        raise NotWritableError(path, "this process may not read and write it")
     if size_of(path) == 0 and size_of(beside(path, "-wal")) > 0:
         raise CorruptDatabaseError(
             path, "it is missing or empty, and the -wal file beside it still holds its changes"
@@ -193,7 +199,7 @@ def _prepared(path: Path, known: Sequence[Migration], timeout: float) -> sqlite3
     return connection
 
 
-def _refuse_what_is_not_ours(path: Path, newest: int) -> None:
+def _refuse_what_is_not_ours(path: Path, newest: int, timeout: float) -> None:
     """Raise unless the file is one of ours, and leave it as it is.
 
     Read-only where a log or a journal lies beside it: the last connection to
@@ -201,7 +207,7 @@ def _refuse_what_is_not_ours(path: Path, newest: int) -> None:
     this may be somebody else's file.
     """
     has_log = any(size_of(beside(path, end)) > 0 for end in ("-wal", "-journal"))
-    with closing(connect(path, "ro" if has_log else "rw", 1.0)) as connection:
+    with closing(connect(path, "ro" if has_log else "rw", timeout)) as connection:
         [(application, version, tables, page)] = connection.execute(IDENTITY).fetchall()
     if size_of(path) < SMALLEST_PAGE:
         raise NotADatabaseError(path)  # SQLite takes a single byte for an empty database
@@ -232,6 +238,15 @@ def _migrate(connection: sqlite3.Connection, path: Path, known: Sequence[Migrati
                 f"({error}); the database is as it was before it. Use the release that made it, "
                 "and report this"
             ) from error
+
+
+def identity_of(path: Path) -> Identity | None:
+    """Return what tells the file from any other that may take its name; `None` if it is gone."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # 5 us less than Path.stat, at each commit
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def beside(path: Path, ending: str) -> Path:

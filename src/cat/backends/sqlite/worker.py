@@ -2,13 +2,18 @@
 
 A transaction of several statements that awaits between them can be left open
 by a cancellation. Here a whole transaction is one function, which aiosqlite
-runs in one hop, through a function of SQL that calls it: its public API.
+runs in one hop: its public API executes SQL, and SQL can call a function.
+
+The statement that calls runs on a connection to nothing, ":memory:", so that
+the connection to the file can be closed and opened anew between two functions:
+before a fork, and after a sync that failed.
 """
 
 import asyncio
+import itertools
 import sqlite3
 import threading
-from collections import deque
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +22,7 @@ import aiosqlite
 T = TypeVar("T")
 Done = Callable[[Any, BaseException | None], None]
 
-CALL = "SELECT cat_call()"
+CALL = "SELECT cat_call(?)"
 
 
 class _Call(NamedTuple):
@@ -28,91 +33,136 @@ class _Call(NamedTuple):
 class Worker:
     """A connection and its thread, for the running event loop; it begins to connect when made.
 
-    `connect` returns the connection, `raw`; it runs on the thread, like every
-    function that is submitted, and may block. `failure` is what it raised.
+    `connect` returns a connection; it runs on the thread, like every function
+    that is submitted, and may block. `failure` is what it raised the first time.
     """
-
-    raw: sqlite3.Connection
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self.failure: BaseException | None = None
         self._connect = connect
-        self._calls: deque[_Call] = deque()
-        self._thread: threading.Thread | None = None
-        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._aio = _daemon(self._connected)
-        drive(self._aio, self._begun)
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._numbers = itertools.count()
+        self._calls: dict[int, _Call] = {}
+        # Held while a function runs, so that it is known when SQLite is not used.
+        self._in_use = threading.Lock()
+        self._raw: sqlite3.Connection | None = None
+        self._abandoned = False
+        self._carrier = _daemon()
+        drive(self._begin(), lambda _, error: self._begun(error))
+
+    @property
+    def left(self) -> bool:
+        """Whether the event loop was closed, so that nobody waits for anything here."""
+        return self._abandoned or self._loop.is_closed()
 
     async def opened(self) -> None:
         """Wait until the connection is there, or raise what went wrong."""
-        await asyncio.shield(self._opened)
+        await self.settled()
         if self.failure is not None:
             raise self.failure
+
+    async def settled(self) -> None:
+        """Wait until the connection is there, or has failed."""
+        await asyncio.shield(self._opened)
+
+    def when_open(self, then: Callable[[], None]) -> None:
+        """Call `then` on the event loop once the connection is there, or has failed."""
+        self._opened.add_done_callback(lambda _: then())
 
     def submit(self, function: Callable[[], Any], done: Done) -> None:
         """Run `function` after those before it, and call `done(result, exception)` on the loop.
 
         Nothing can cancel it: it is run to its end, and never half.
         """
-        call = _Call(function, [])
-        self._calls.append(call)
+        number = next(self._numbers)
+        call = self._calls[number] = _Call(function, [])
 
         def ran(_: object, error: BaseException | None) -> None:
-            done(*call.outcome) if call.outcome else done(None, error)
+            del self._calls[number]
+            done(*call.outcome or (None, error or RuntimeError("it was not called")))
 
-        drive(self._aio.execute_fetchall(CALL), ran)
+        drive(self._carrier.execute_fetchall(CALL, (number,)), ran)
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run `function` and return its result; a cancelled caller leaves it to run to its end."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T] = self._loop.create_future()
         self.submit(function, lambda result, error: settle(future, result, error))
         return await future
 
+    def connection(self) -> sqlite3.Connection:
+        """Return the connection, opened anew if need be; to functions on the thread."""
+        if self._raw is None:
+            self._raw = self._connect()
+        return self._raw
+
+    def disconnect(self) -> None:
+        """Close the connection; to functions on the thread, and while it is held."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.close()
+
+    def rest(self, seconds: float) -> None:
+        """Wait, in the middle of a function that uses no SQLite meanwhile."""
+        self._in_use.release()
+        try:
+            time.sleep(seconds)
+        finally:
+            self._in_use.acquire()
+
+    def hold(self) -> None:
+        """Wait until no function runs, let none begin, and close the connection."""
+        self._in_use.acquire()
+        self.disconnect()
+
+    def release(self) -> None:
+        """Let functions run again after `hold`."""
+        self._in_use.release()
+
     async def close(self) -> None:
         """Close the connection after all that was submitted, and end the thread."""
-        await self._opened
+        await self.settled()
         if self.failure is None:
-            await self._aio.close()
+            await self.run(self.disconnect)
+            await self._carrier.close()
 
-    def abandon(self) -> bool:
-        """Close from another event loop, for one that was closed under it; say whether it is done.
+    def abandon(self) -> None:
+        """Close the connection of an event loop that was closed; from any thread.
 
-        A function that was running then ends first, and the thread with it, as
-        aiosqlite cannot deliver to a closed loop; the connection is left to us.
+        A function that runs closes it at its end; and aiosqlite's thread ends
+        then too, as it cannot deliver to a closed loop.
         """
-        self._aio.stop()
-        if self._thread is not None:
-            self._thread.join(0.5)
-            if self._thread.is_alive():
-                return False
-            self.raw.close()
-        return True
+        self._abandoned = True
+        if self._in_use.acquire(blocking=False):
+            self.disconnect()
+            self._in_use.release()
+        self._carrier.stop()
 
-    def _begun(self, _: object, error: BaseException | None) -> None:
-        self.failure = self.failure or error
-        if self.failure is None:
-            settle(self._opened, None, None)
-        else:  # nothing of value is open; wait for the thread to end all the same
-            drive(self._aio.close(), lambda _, __: settle(self._opened, None, None))
-
-    def _connected(self) -> sqlite3.Connection:
-        self._thread = threading.current_thread()
+    async def _begin(self) -> None:
+        await self._carrier
+        await self._carrier.create_function("cat_call", 1, self._run)
         try:
-            self.raw = self._connect()
-        except BaseException as error:  # noqa: BLE001  # raised to the caller by opened()
-            # aiosqlite leaves its thread to itself when this raises, with
-            # nobody to wait for its end; so it gets something to close.
-            self.failure = error
-            self.raw = sqlite3.connect(":memory:", check_same_thread=False)
-        self.raw.create_function("cat_call", 0, self._run_next)
-        return self.raw
+            await self.run(self.connection)
+        except Exception:
+            await self._carrier.close()
+            raise
 
-    def _run_next(self) -> None:
-        call = self._calls.popleft()
-        try:
-            call.outcome[:] = (call.function(), None)
-        except BaseException as error:  # noqa: BLE001  # given to the caller by submit()
-            call.outcome[:] = (None, error)
+    def _begun(self, error: BaseException | None) -> None:
+        self.failure = error
+        settle(self._opened, None, None)
+
+    def _run(self, number: int) -> None:
+        call = self._calls[number]
+        with self._in_use:
+            if self.left:
+                self.disconnect()
+                return
+            try:
+                call.outcome[:] = (call.function(), None)
+            except BaseException as error:  # noqa: BLE001  # given to the caller by submit()
+                call.outcome[:] = (None, error)
+            if self.left:
+                self.disconnect()
 
 
 def drive(awaitable: Awaitable[Any], done: Done) -> None:
@@ -121,19 +171,30 @@ def drive(awaitable: Awaitable[Any], done: Done) -> None:
     A task could be cancelled, and `asyncio.run` cancels every one; what is on
     its way to the database must go on and be waited for.
     """
-    steps = awaitable.__await__()
+    _Drive(awaitable, done).step()
 
-    def step(_: object = None) -> None:
+
+class _Drive:
+    """The state of `drive`: a closure would refer to itself, and keep what it holds for the gc."""
+
+    __slots__ = ("_done", "_steps")
+
+    def __init__(self, awaitable: Awaitable[Any], done: Done) -> None:
+        self._steps = awaitable.__await__()
+        self._done = done
+
+    def step(self, _: object = None) -> None:
         try:
-            waited_for = next(steps)
+            waited_for = next(self._steps)
         except StopIteration as end:
-            done(end.value, None)
+            self._done(end.value, None)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._done(None, error)
+            raise
         except BaseException as error:  # noqa: BLE001  # given to the caller
-            done(None, error)
+            self._done(None, error)
         else:
-            waited_for.add_done_callback(step)
-
-    step()
+            waited_for.add_done_callback(self.step)
 
 
 def settle(future: "asyncio.Future[T]", result: T, error: BaseException | None) -> None:
@@ -146,17 +207,14 @@ def settle(future: "asyncio.Future[T]", result: T, error: BaseException | None) 
         future.set_exception(error)
 
 
-def _daemon(connector: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
-    """Return a connection, not yet open, whose thread does not keep the process alive.
+def _daemon() -> aiosqlite.Connection:
+    """Return a connection to nothing, not yet open, whose thread does not hold the process.
 
     aiosqlite's thread is not a daemon, so a process that never closes would
     never exit. A thread takes this flag from the one that makes it.
     """
     made: list[aiosqlite.Connection] = []
-    maker = threading.Thread(
-        target=lambda: made.append(aiosqlite.Connection(connector, iter_chunk_size=64)),
-        daemon=True,
-    )
+    maker = threading.Thread(target=lambda: made.append(aiosqlite.connect(":memory:")), daemon=True)
     maker.start()
     maker.join()
     return made[0]

@@ -11,23 +11,32 @@ lock, so that nobody can begin it anew.
 """
 
 import asyncio
+import copy
 import logging
 import random
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 from cat.backends.sqlite.faults import is_busy, is_unknown, mapped
-from cat.backends.sqlite.start import APPLICATION_ID, LOG_BYTES, beside, connect
+from cat.backends.sqlite.start import (
+    APPLICATION_ID,
+    LOG_BYTES,
+    Identity,
+    beside,
+    connect,
+    identity_of,
+    open_database,
+)
 from cat.backends.sqlite.worker import Worker, settle
 from cat.entry import Change, Delete, Meta
 from cat.errors import (
     CatError,
     DatabaseBusyError,
     DatabaseReplacedError,
-    DatabaseUnavailableError,
 )
 from cat.files import size_of
 
@@ -52,6 +61,8 @@ SYNC_EACH = "PRAGMA synchronous = FULL"
 SYNC_NONE = "PRAGMA synchronous = NORMAL"
 # A commit must change a page to be synced, and this one changes nothing.
 TOUCH = f"PRAGMA application_id = {APPLICATION_ID}"
+
+FREE_PAGES = "PRAGMA freelist_count"
 
 PUT = """
 INSERT INTO entries (owner, namespace, key, size, revision, created, updated, expires, value)
@@ -80,7 +91,10 @@ class _Call:
 
     def __init__(self, changes: Sequence[Change], timeout: float) -> None:
         self.changes = changes
-        self.bytes = sum(0 if isinstance(c, Delete) else c.meta.size for c in changes)
+        self.bytes = 0
+        for change in changes:
+            if not isinstance(change, Delete):
+                self.bytes += change.meta.size
         self.deadline = time.monotonic() + timeout
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.answer: Answer | None = None
@@ -88,29 +102,38 @@ class _Call:
 
 
 class Writer:
-    """The writing half of an open database, for one event loop.
+    """The writing half of a database, for the running event loop; it begins to open when made.
 
-    `suspect` tells that a sync failed: what the connection says can no longer
-    be trusted, and it is to be opened anew. Methods that begin with `_thread_`
-    run on the worker's thread.
+    `path` is that of the real file, not of a link to it. Methods that begin
+    with `_thread_` run on the worker's thread.
     """
 
-    def __init__(self, worker: Worker, path: Path, timeout: float, *, interval: bool) -> None:
-        self.suspect = False
-        self._worker = worker
+    def __init__(self, path: Path, timeout: float, *, interval: bool) -> None:
         self._path = path
         self._timeout = timeout
         self._interval = interval
         self._waiting: list[_Call] = []
-        self._running = False
+        self._running = True  # until it is open, calls wait, in their order
         self._crowded = False  # the last batch held several calls, so the next will
-        self._idle: list[asyncio.Future[None]] = []
+        self._submitted = 0  # batches
         self._timer: asyncio.TimerHandle | None = None
-        # Used on the worker's thread alone from here on.
-        self._identity = _identity(path)
-        self._checkpointer: sqlite3.Connection | None = None
-        self._pages = 0  # written since the last look at the log, at most
+        # Written on the worker's thread alone from here on.
+        self._identity: Identity | None = None  # of the file, once it was opened
+        self._unsynced = False
         self._synced = time.monotonic()
+        self._free = 0  # pages of the file that hold nothing
+        self._pages = 0  # written since the last look at the log, at most
+        self._worker = Worker(self._thread_connect)
+        self._worker.when_open(self._begin)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be opened."""
+        return self._worker.failure is not None
+
+    async def opened(self) -> None:
+        """Wait until the database is open, or raise what went wrong."""
+        await self._worker.opened()
 
     def write(self, changes: Sequence[Change]) -> "asyncio.Future[Answer]":
         """Write all of `changes` or none; the future is the caller's to await or to cancel."""
@@ -125,34 +148,55 @@ class Writer:
         return call.future
 
     async def close(self) -> None:
-        """Wait for what is in flight, sync it, and close what was opened here."""
-        if self._running:
-            self._idle.append(asyncio.get_running_loop().create_future())
-            await self._idle[-1]
+        """Wait for what is in flight, sync it, and close everything."""
+        await self._worker.settled()
+        while self._running:
+            submitted = self._submitted
+            await self._worker.run(_nothing)  # after the batch under way
+            if self._submitted == submitted:
+                self._next()  # a KeyboardInterrupt may have kept its end from doing so
         if self._timer is not None:
             self._timer.cancel()
+        if self._unsynced:
             await self._worker.run(self._thread_sync)
-        if self._checkpointer is not None:
-            await self._worker.run(self._checkpointer.close)
+        await self._worker.close()
+
+    def hold(self) -> None:
+        """Keep the thread out of SQLite, and close what is open, until `release`."""
+        self._worker.hold()
+
+    def release(self) -> None:
+        """Let the thread go on after `hold`."""
+        self._worker.release()
+
+    def abandon(self) -> None:
+        """Close what an event loop left open that was closed."""
+        self._worker.abandon()
+
+    def _begin(self) -> None:
+        """Go on with the calls that came while the database was being opened."""
+        failure = self._worker.failure
+        if failure is None:
+            self._next()
+            return
+        self._running = False
+        calls, self._waiting = self._waiting, []
+        for call in calls:
+            settle(call.future, [], copy.copy(failure))
 
     def _next(self) -> None:
         """Begin the next batch, or be idle."""
         batch = self._take()
         if batch:
             self._crowded = len(batch) > 1
+            self._submitted += 1
             self._worker.submit(partial(self._thread_commit, batch), partial(self._settle, batch))
-            return
-        self._running = False
-        for waiter in self._idle:
-            settle(waiter, None, None)
-        self._idle.clear()
+        else:
+            self._running = False
 
     def _take(self) -> list[_Call]:
         """Take the calls of the next batch, in order, without those that were cancelled."""
         calls = [call for call in self._waiting if not call.future.done()]
-        if self.suspect:
-            self._turn_away(calls)
-            calls = []
         taken = size = count = 0
         for call in calls:
             size += call.bytes
@@ -163,152 +207,171 @@ class Writer:
         self._waiting = calls[taken:]
         return calls[:taken]
 
-    def _turn_away(self, calls: list[_Call]) -> None:
-        """Refuse what was waiting when a sync failed: this connection acknowledges nothing more."""
-        reason = "a write before this one could not be synced; try again"
-        for call in calls:
-            settle(call.future, [], DatabaseUnavailableError(self._path, reason))
-
     def _settle(self, batch: list[_Call], _: object, error: BaseException | None) -> None:
         """Give each caller its answer; those whose turn never came are in the next batch."""
         again = []
         for call in batch:
-            if error or call.error:
-                settle(call.future, [], error or call.error)
-            elif call.answer is None:
-                again.append(call)
-            else:
+            if call.answer is not None:
                 settle(call.future, call.answer, None)
+            elif call.error or error:
+                settle(call.future, [], call.error or error)
+            else:
+                again.append(call)
         self._waiting[:0] = again
-        if self._interval and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._sync)
+        self._set_timer()
         self._next()
+
+    def _set_timer(self) -> None:
+        if self._unsynced and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._sync)
 
     def _sync(self) -> None:
         self._timer = None
-        self._worker.submit(self._thread_sync, lambda _, __: None)
+        if self._unsynced:
+            self._worker.submit(self._thread_sync, lambda _, __: self._set_timer())
+
+    def _thread_connect(self) -> sqlite3.Connection:
+        if self._identity is not None:
+            return connect(self._path, "rw", 0)
+        connection, self._identity = open_database(self._path, self._timeout)
+        return connection
 
     def _thread_commit(self, batch: list[_Call]) -> None:
         """Commit a batch, or, if it fails with nothing stored, each call by itself."""
         error = self._thread_attempt(batch)
-        if error and error.not_stored and len(batch) > 1 and not (_waits(error) or self.suspect):
+        if error and error.not_stored and len(batch) > 1 and not _waits(error):
             for call in batch:
-                self._fail([call], self._thread_attempt([call]))
+                self._thread_fail([call], self._thread_attempt([call]))
         else:
-            self._fail(batch, error)
+            self._thread_fail(batch, error)
         if self._pages >= PAGES_BETWEEN_LOOKS:
             self._pages = 0
             self._thread_tend_log()
 
-    def _fail(self, batch: list[_Call], error: CatError | None) -> None:
+    def _thread_fail(self, batch: list[_Call], error: CatError | None) -> None:
         """Note the error of a batch, but for calls that may still wait for another process."""
         if error is None:
             return
         now = time.monotonic()
         for call in batch:
             if not (_waits(error) and call.deadline > now):
-                call.error = error
+                call.error = copy.copy(error)  # each caller's traceback is its own
 
     def _thread_attempt(self, batch: list[_Call]) -> CatError | None:
         """Run one transaction, and return why it failed or `None`."""
-        raw = self._worker.raw
-        writes = False
+        commits = syncs = False
         try:
+            raw = self._worker.connection()
             if self._interval:
-                due = time.monotonic() - self._synced >= INTERVAL
-                raw.execute(SYNC_EACH if due else SYNC_NONE)
-            self._thread_begin(min(call.deadline for call in batch))
-            answers = [self._thread_apply(call) for call in batch]
-            if _identity(self._path) != self._identity:
-                raise DatabaseReplacedError(self._path)  # rolled back below
-            writes = True
-            raw.execute(COMMIT)
-        except (sqlite3.Error, CatError) as error:
-            if raw.in_transaction:
-                raw.execute(ROLLBACK)
-            if isinstance(error, CatError):
-                return error
-            fault = mapped(error, self._path, self._timeout, writes=writes)
-            self.suspect = self.suspect or is_unknown(error)
-            return fault
+                syncs = time.monotonic() - self._synced >= INTERVAL
+                raw.execute(SYNC_EACH if syncs else SYNC_NONE)
+            with _rolled_back(raw):
+                self._thread_begin(raw, batch)
+                answers = [_apply(raw, call) for call in batch]
+                [(free,)] = raw.execute(FREE_PAGES).fetchall()
+                if identity_of(self._path) != self._identity:
+                    return DatabaseReplacedError(self._path)
+                commits = True
+                raw.execute(COMMIT)
+        except sqlite3.Error as error:
+            if is_unknown(error):
+                # A second sync may succeed without having written anything
+                # (https://lwn.net/Articles/752063/): another connection reads
+                # what is there, and writes it anew.
+                self._worker.disconnect()
+            return mapped(error, self._path, self._timeout, writes=commits)
         for call, answer in zip(batch, answers, strict=True):
             call.answer = answer
             self._pages += 2 * len(call.changes) + call.bytes // PAGE
-        self._pages += 1
-        if self._interval and due:
+        # What is deleted is overwritten, as secure_delete is on, and logged too.
+        self._pages += 1 + max(0, free - self._free)
+        self._free = free
+        if self._interval:
+            self._unsynced = not syncs
+        if syncs:
             self._synced = time.monotonic()
         return None
 
-    def _thread_begin(self, deadline: float) -> None:
-        """Take the write lock, and wait for it until `deadline`.
+    def _thread_begin(self, raw: sqlite3.Connection, batch: list[_Call]) -> None:
+        """Take the write lock, and wait for it until the first deadline of a batch.
+
+        There is nothing to wait for when no caller is left.
 
         SQLite's own waiting doubles its pauses up to 100 ms, so that whoever
         came last wins again and again. Short pauses give each the same chance.
         """
+        deadline = min(call.deadline for call in batch)
         while True:
             try:
-                self._worker.raw.execute(BEGIN)
+                raw.execute(BEGIN)
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() >= deadline:
+                gone = self._worker.left or all(call.future.done() for call in batch)
+                if not is_busy(error) or gone or time.monotonic() >= deadline:
                     raise
-                time.sleep(random.uniform(0.0002, 0.001))  # noqa: S311  # not a secret
+                self._worker.rest(random.uniform(0.0002, 0.001))  # noqa: S311  # not a secret
             else:
                 return
 
-    def _thread_apply(self, call: _Call) -> Answer:
-        answer: Answer = []
-        for change in call.changes:
-            if isinstance(change, Delete):
-                rows = self._worker.raw.execute(DELETE, (*change.scope, change.key)).fetchall()
-                answer.append(Meta(*rows[0]) if rows else None)
-            else:
-                row = (*change.scope, change.key, *change.meta, change.value)
-                self._worker.raw.execute(PUT, row)
-                answer.append(None)
-        return answer
-
     def _thread_tend_log(self) -> None:
-        """Copy the log back into the database if it has grown long."""
-        if size_of(beside(self._path, "-wal")) <= LOG_BYTES:
-            return
-        raw = self._worker.raw
+        """Copy the log back into the database if it has grown long.
+
+        The writes before it are stored: nothing here may fail them, and there
+        will be another look.
+        """
         try:
-            raw.execute(BEGIN)
-            if self._checkpointer is None:
-                self._checkpointer = connect(self._path, "rw", 0)
-            self._checkpointer.execute(CHECKPOINT).fetchall()
-        except sqlite3.Error as error:
-            if not is_busy(error):  # then another process is at it, or writes
+            if size_of(beside(self._path, "-wal")) <= LOG_BYTES:
+                return
+            raw = self._worker.connection()
+            with _rolled_back(raw), closing(connect(self._path, "rw", 0)) as other:
+                raw.execute(BEGIN)
+                other.execute(CHECKPOINT).fetchall()
+        except (sqlite3.Error, OSError) as error:
+            if not (isinstance(error, sqlite3.Error) and is_busy(error)):  # by another process
                 LOG.warning("the write-ahead log could not be copied back: %s", error)
-        finally:
-            if raw.in_transaction:
-                raw.execute(ROLLBACK)
 
     def _thread_sync(self) -> None:
         """Sync what was committed since the last sync, with a commit that changes nothing."""
-        raw = self._worker.raw
         try:
+            raw = self._worker.connection()
             raw.execute(SYNC_EACH)
-            self._thread_begin(time.monotonic() + self._timeout)
-            raw.execute(TOUCH)
-            raw.execute(COMMIT)
+            with _rolled_back(raw):
+                raw.execute(BEGIN)
+                raw.execute(TOUCH)
+                raw.execute(COMMIT)
             self._synced = time.monotonic()
+            self._unsynced = False
         except sqlite3.Error as error:
-            self.suspect = self.suspect or is_unknown(error)
-            LOG.warning("what was written in the last second could not be synced: %s", error)
-        finally:
-            if raw.in_transaction:
-                raw.execute(ROLLBACK)
+            if is_unknown(error):
+                self._worker.disconnect()
+            LOG.warning("what was written is not synced yet: %s; it is tried again", error)
+
+
+@contextmanager
+def _rolled_back(raw: sqlite3.Connection) -> Iterator[None]:
+    """Roll back at the end whatever was not committed, for any reason."""
+    try:
+        yield
+    finally:
+        if raw.in_transaction:
+            raw.execute(ROLLBACK)
+
+
+def _apply(raw: sqlite3.Connection, call: _Call) -> Answer:
+    """Make the changes of one call, in an open transaction."""
+    answer: Answer = []
+    for change in call.changes:
+        if isinstance(change, Delete):
+            rows = raw.execute(DELETE, (*change.scope, change.key)).fetchall()
+            answer.append(Meta(*rows[0]) if rows else None)
+        else:
+            raw.execute(PUT, (*change.scope, change.key, *change.meta, change.value))
+            answer.append(None)
+    return answer
+
+
+def _nothing() -> None:
+    """Wait, on the worker's thread, for what was submitted before."""
 
 
 def _waits(error: CatError) -> bool:
     return isinstance(error, DatabaseBusyError)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """Return what tells the file from any other that may take its name."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return (0, 0)
-    return (found.st_dev, found.st_ino)
