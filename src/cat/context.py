@@ -41,6 +41,9 @@ class _Bound:
 
 _user: ContextVar[str | None] = ContextVar("cat_user", default=None)
 _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
+# Of event loops that were closed before they could close these. Collected, they
+# would complain of aiosqlite connections (to nothing) that nobody can close now.
+_abandoned: list[Repository] = []
 # Closed while this process forks.
 _held: list[Repository] = []
 # What a forked child inherited. Collecting it would wake the parent's event
@@ -212,6 +215,7 @@ def _close_what_was_left() -> None:
             left = _bound.pop(loop, None)
             if left is not None:  # else another thread is doing the same
                 left.repository.abandon()
+                _abandoned.append(left.repository)
 
 
 def _before_fork() -> None:

@@ -48,7 +48,7 @@ class Worker:
         self._in_use = threading.Lock()
         self._raw: sqlite3.Connection | None = None
         self._abandoned = False
-        self._carrier = _daemon()
+        self._carrier = _daemon(self._connect_to_nothing)
         drive(self._begin(), lambda _, error: self._begun(error))
 
     @property
@@ -140,12 +140,17 @@ class Worker:
 
     async def _begin(self) -> None:
         await self._carrier
-        await self._carrier.create_function("cat_call", 1, self._run)
         try:
             await self.run(self.connection)
         except Exception:
             await self._carrier.close()
             raise
+
+    def _connect_to_nothing(self) -> sqlite3.Connection:
+        carrier = sqlite3.connect(":memory:")
+        carrier.create_function("cat_call", 1, self._run)
+        self._kept = carrier  # or else it is collected unclosed, should aiosqlite not get it
+        return carrier
 
     def _begun(self, error: BaseException | None) -> None:
         self.failure = error
@@ -207,14 +212,17 @@ def settle(future: "asyncio.Future[T]", result: T, error: BaseException | None) 
         future.set_exception(error)
 
 
-def _daemon() -> aiosqlite.Connection:
-    """Return a connection to nothing, not yet open, whose thread does not hold the process.
+def _daemon(connector: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
+    """Return a connection, not yet open, whose thread does not hold the process.
 
     aiosqlite's thread is not a daemon, so a process that never closes would
     never exit. A thread takes this flag from the one that makes it.
     """
     made: list[aiosqlite.Connection] = []
-    maker = threading.Thread(target=lambda: made.append(aiosqlite.connect(":memory:")), daemon=True)
+    maker = threading.Thread(
+        target=lambda: made.append(aiosqlite.Connection(connector, iter_chunk_size=64)),
+        daemon=True,
+    )
     maker.start()
     maker.join()
     return made[0]

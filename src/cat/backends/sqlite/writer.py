@@ -170,7 +170,7 @@ class Writer:
         self._worker.release()
 
     def abandon(self) -> None:
-        """Close what an event loop left open that was closed."""
+        """Close what a closed event loop left open."""
         self._worker.abandon()
 
     def _begin(self) -> None:
