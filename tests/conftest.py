@@ -1,7 +1,9 @@
 """What every test stands on: a home of its own, and a check of what it leaves behind."""
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -44,6 +46,18 @@ async def backend(request: pytest.FixtureRequest, home: Path) -> AsyncIterator[B
     made = backends.connect(settings.read({"CAT_URL": urls[request.param]}))
     yield made
     await made.close()
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """Make a directory that other users can reach, unlike pytest's own."""
+    place = Path(tempfile.mkdtemp(prefix="cat-test-"))
+    place.chmod(0o755)
+    yield place
+    for directory in [place, *place.rglob("*")]:
+        if directory.is_dir():
+            directory.chmod(0o755)
+    shutil.rmtree(place)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

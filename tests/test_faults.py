@@ -13,7 +13,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -61,18 +60,6 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.parent.mkdir(mode=0o700)
     monkeypatch.setenv("CAT_URL", f"sqlite:///{path}")
     return path
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """Make a directory that other users can reach, unlike pytest's own."""
-    place = Path(tempfile.mkdtemp(prefix="cat-test-"))
-    place.chmod(0o755)
-    yield place
-    for directory in [place, *place.rglob("*")]:
-        if directory.is_dir():
-            directory.chmod(0o755)
-    shutil.rmtree(place)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import integrity, open_below, python
 
 import cat
-from cat import store
+from cat import context, store
 from cat.errors import CatError
 
 LARGE = "x" * 400_000  # more than is read on the loop's own thread
@@ -304,6 +304,7 @@ def test_a_process_that_is_signalled_during_a_save(
 def test_many_loops_in_a_row(run: Callable[..., Any], home: Path) -> None:
     """Fifty `asyncio.run` in a row each go on where the last ended, and leave nothing."""
     before = set(threading.enumerate())
+    kept = len(context._abandoned)
 
     async def count() -> int:
         await store.save("n", await store.load("n", 0) + 1)
@@ -312,6 +313,8 @@ def test_many_loops_in_a_row(run: Callable[..., Any], home: Path) -> None:
     for number in range(50):
         assert run(count()) == number + 1
         assert_nothing_left(home, before)
+    assert len(context._bound) == 1
+    assert len(context._abandoned) == kept
 
 
 def test_one_loop_run_several_times(loops: str, home: Path) -> None:

@@ -2,9 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,15 +41,6 @@ async def main():
 asyncio.run(main())
 """
 DATABASE = {"cat.db", "cat.db-wal", "cat.db-shm", "cat.db.lock"}
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """Make a directory that other users can reach, unlike pytest's own."""
-    place = Path(tempfile.mkdtemp(prefix="cat-test-"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.mark.parametrize("umask", ["0", "022", "077", "0777"])

@@ -7,7 +7,6 @@ which is where a value could change.
 
 import asyncio
 import json
-import math
 import os
 import re
 from typing import Any
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from cat import codec, store
 from cat.errors import UnstorableValueError
+from equality import same
 
 # Read at import: the `home` fixture takes every CAT_ variable away.
 EXAMPLES = int(os.environ.get("CAT_TEST_EXAMPLES", "2000"))
@@ -34,19 +34,6 @@ def examples(share: float) -> settings:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-
-
-def same(left: Any, right: Any) -> bool:
-    """Say whether two values are equal in value, type, bits and order, all the way down."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, dict):
-        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, float):
-        return left.hex() == right.hex() and math.copysign(1, left) == math.copysign(1, right)
-    return bool(left == right)
 
 
 def passed(value: Any) -> Any:

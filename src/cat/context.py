@@ -213,8 +213,8 @@ def _close_what_was_left() -> None:
     for loop in list(_bound):
         if loop.is_closed():
             left = _bound.pop(loop, None)
-            if left is not None:  # else another thread is doing the same
-                left.repository.abandon()
+            # If it is gone, another thread is doing the same.
+            if left is not None and left.repository.abandon():
                 _abandoned.append(left.repository)
 
 

@@ -61,9 +61,9 @@ class Repository:
         """Go on after `hold`."""
         self._backend.release()
 
-    def abandon(self) -> None:
-        """Close what is open, for an event loop that was closed."""
-        self._backend.abandon()
+    def abandon(self) -> bool:
+        """Close what is open, for an event loop that was closed, and say whether anything was."""
+        return self._backend.abandon()
 
     async def save(
         self, scope: Scope, key: str, value: object, expires_in: float | timedelta | None

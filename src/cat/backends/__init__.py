@@ -50,8 +50,11 @@ class Backend(Protocol):
     def release(self) -> None:
         """Go on after `hold`, in the parent."""
 
-    def abandon(self) -> None:
-        """Close what is open, for an event loop that was closed; from any thread."""
+    def abandon(self) -> bool:
+        """Close what is open, for an event loop that was closed, and say whether anything was.
+
+        From any thread.
+        """
 
 
 def connect(settings: Settings) -> Backend:

@@ -95,10 +95,11 @@ class SQLite:
             self._held.pop().release()
         self._in_use.release()
 
-    def abandon(self) -> None:
+    def abandon(self) -> bool:
         self._close_reader()
         for half in self._halves():
             half.abandon()
+        return bool(self._halves())
 
     def _halves(self) -> list[Writer | Worker]:
         return [half for half in (self._writer, self._slow) if half is not None]
