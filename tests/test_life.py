@@ -128,6 +128,9 @@ import asyncio, os, signal, sqlite3, sys, threading, time, warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 from cat import store
 
+# A shell that runs this in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def new_loop():
     if sys.argv[1] == "uvloop":
         import uvloop

@@ -267,7 +267,9 @@ class Writer:
                 raw.execute(SYNC_EACH if syncs else SYNC_NONE)
             with _rolled_back(raw):
                 self._thread_begin(raw, batch)
-                answers = [_apply(raw, call) for call in batch]
+                # Whoever was cancelled meanwhile is left out: no write comes late.
+                calls = [call for call in batch if not call.future.done()]
+                answers = [_apply(raw, call) for call in calls]
                 [(free,)] = raw.execute(FREE_PAGES).fetchall()
                 if identity_of(self._path) != self._identity:
                     return DatabaseReplacedError(self._path)
@@ -280,7 +282,7 @@ class Writer:
                 # what is there, and writes it anew.
                 self._worker.disconnect()
             return mapped(error, self._path, self._timeout, writes=commits)
-        for call, answer in zip(batch, answers, strict=True):
+        for call, answer in zip(calls, answers, strict=True):
             call.answer = answer
             self._pages += 2 * len(call.changes) + call.bytes // PAGE
         # What is deleted is overwritten, as secure_delete is on, and logged too.
