@@ -24,3 +24,26 @@ def printed(code: str, *arguments: str, **options: object) -> str:
     done = python(code, *arguments, **options)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def lock_holder() -> "subprocess.Popen[str]":
+    """Start a process that holds the write lock of `CAT_HOME` between lines `hold` and `release`.
+
+    It answers each line with `done`, and ends with its input.
+    """
+    code = """
+    import os, sqlite3, sys
+    connection = None
+    for line in sys.stdin:
+        if connection is None:
+            path = os.environ["CAT_HOME"] + "/cat.db"
+            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE" if line == "hold\\n" else "ROLLBACK")
+        print("done", flush=True)
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )

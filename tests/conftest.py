@@ -13,7 +13,6 @@ import pytest
 
 from cat import backends, settings
 from cat.backends import Backend
-from children import printed, python  # noqa: F401
 
 DEADLINE = 10.0
 

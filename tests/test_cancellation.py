@@ -11,9 +11,6 @@ import collections
 import importlib.util
 import random
 import sqlite3
-import subprocess
-import sys
-import textwrap
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import pytest
 import cat
 from cat import store
 from cat.errors import DatabaseBusyError, UnstorableValueError
+from children import lock_holder
 
 LARGE = "x" * 400_000  # more than is read on the loop's own thread
 SEEDS = 200
@@ -326,22 +324,7 @@ def test_all_of_a_group(run: Callable[..., Any], home: Path) -> None:
 @pytest.fixture
 def locked(home: Path) -> Iterator[Callable[[str], None]]:
     """Return what tells another process to `hold` the write lock, or to `release` it."""
-    code = """
-    import os, sqlite3, sys
-    connection = None
-    for line in sys.stdin:
-        if connection is None:
-            path = os.environ["CAT_HOME"] + "/cat.db"
-            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-        connection.execute("BEGIN IMMEDIATE" if line == "hold\\n" else "ROLLBACK")
-        print("done", flush=True)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = lock_holder()
 
     def tell(line: str) -> None:
         process.stdin.write(line + "\n")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import integrity, python, wait_for
+from tests.conftest import integrity, wait_for
 
 from cat import for_user, store
 from cat.errors import (
@@ -36,6 +36,7 @@ from cat.errors import (
     shown,
 )
 from cat.schema import Migration, migrations
+from children import python
 
 NOBODY = 65534
 KNOWN = migrations("sqlite")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import integrity, printed, wait_for
+from tests.conftest import integrity, wait_for
 
 from cat import for_user, store
 from cat.backends.sqlite.writer import BATCH_BYTES, BATCH_CHANGES
@@ -26,6 +26,7 @@ from cat.errors import (
     InvalidKeyError,
     UnstorableValueError,
 )
+from children import printed
 
 PAGE = 4096
 HEADER, FRAME = (

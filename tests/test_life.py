@@ -11,7 +11,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -19,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import integrity, open_below, python
+from tests.conftest import integrity, open_below
 
 import cat
 from cat import context, store
 from cat.errors import CatError
+from children import lock_holder, python
 
 LARGE = "x" * 400_000  # more than is read on the loop's own thread
 
@@ -94,22 +94,7 @@ def assert_nothing_left(home: Path, before: set[threading.Thread], seconds: floa
 @pytest.fixture
 def holder(home: Path) -> Iterator[subprocess.Popen[str]]:
     """Return another process, which holds the write lock between two lines: `hold`, `release`."""
-    code = """
-    import os, sqlite3, sys
-    connection = None
-    for line in sys.stdin:
-        if connection is None:
-            path = os.environ["CAT_HOME"] + "/cat.db"
-            connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-        connection.execute("BEGIN IMMEDIATE" if line == "hold\\n" else "ROLLBACK")
-        print("done", flush=True)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = lock_holder()
     yield process
     process.communicate(timeout=10)
 

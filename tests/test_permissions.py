@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.conftest import printed
+
+from children import printed
 
 NOBODY = 65534
 

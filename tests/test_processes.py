@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.conftest import integrity, printed, python
+from tests.conftest import integrity
 
 from cat import store
 from cat.errors import (
@@ -33,6 +33,7 @@ from cat.errors import (
     DatabaseReplacedError,
     NotADatabaseError,
 )
+from children import printed, python
 
 LIMIT = 60.0  # seconds; against hanging
 LARGE = "x" * 300_000  # above what is read inline

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import integrity, printed, python
+from tests.conftest import integrity
 
 from cat import as_user, for_user, store, user
+from children import printed, python
 
 PROCESSES = 20
 
