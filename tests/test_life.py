@@ -256,6 +256,23 @@ run(main())
 }
 
 
+def ended(process: subprocess.Popen[str], number: int) -> tuple[str, str, int]:
+    """Return what a process that was signalled printed to its end, and how many signals it took.
+
+    Python drops a KeyboardInterrupt that strikes in a weak reference's callback
+    (seen: in the set of asyncio's tasks), and whoever waits presses Ctrl-C again.
+    """
+    for sent in range(1, 4):
+        try:
+            rest, complaints = process.communicate(timeout=4)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        else:
+            return rest, complaints, sent
+    process.kill()
+    raise AssertionError(process.communicate()[1])
+
+
 @pytest.mark.parametrize(("number", "code", "statuses"), SIGNALS.values(), ids=SIGNALS)
 def test_a_process_that_is_signalled_during_a_save(
     number: int, code: str, statuses: tuple[int, ...], loops: str, home: Path
@@ -270,12 +287,10 @@ def test_a_process_that_is_signalled_during_a_save(
         lines = [process.stdout.readline() for _ in range(30)]
         started = time.monotonic()
         process.send_signal(number)
-        try:
-            rest, complaints = process.communicate(timeout=8)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    assert time.monotonic() - started < 5
+        rest, complaints, sent = ended(process, number)
+    assert time.monotonic() - started < 5 * sent
+    # Only an interrupt that Python itself dropped may be needed twice.
+    assert sent == 1 or "Exception ignored in" in complaints
     assert process.returncode in statuses
     assert "Exception in thread" not in complaints
     if number == signal.SIGTERM:
