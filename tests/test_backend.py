@@ -20,52 +20,52 @@ async def test_get_of_nothing(backend: Backend) -> None:
     """There is no entry where none was put."""
     assert await backend.get(GLOBAL, "k") is None
     assert await backend.stat(GLOBAL, "k") is None
-    assert await backend.write([Delete(GLOBAL, "k")]) == [None]
+    assert await backend.write([Delete(GLOBAL, "k")], 0.0) == [None]
 
 
 async def test_put_then_get(backend: Backend) -> None:
     """What was put is got, column by column, to the bit."""
     put = Meta(3, 2**62 + 1, 1755000000.123456, 1755000000.1234562, 1e10 / 3)
-    await backend.write([Put(ALICE, "k", '"x"', put)])
+    await backend.write([Put(ALICE, "k", '"x"', put)], 0.0)
     assert await backend.get(ALICE, "k") == Row('"x"', put.revision, put.expires)
     assert await backend.stat(ALICE, "k") == put
 
 
 async def test_put_replaces(backend: Backend) -> None:
     """A second put replaces everything but the time of creation."""
-    await backend.write([Put(ALICE, "k", "1", meta(at=1.0, expires=9.0))])
-    await backend.write([Put(ALICE, "k", "22", meta(size=2, revision=8, at=5.0))])
+    await backend.write([Put(ALICE, "k", "1", meta(at=1.0, expires=9.0))], 0.0)
+    await backend.write([Put(ALICE, "k", "22", meta(size=2, revision=8, at=5.0))], 0.0)
     assert await backend.get(ALICE, "k") == Row("22", 8, None)
     assert await backend.stat(ALICE, "k") == Meta(2, 8, 1.0, 5.0, None)
 
 
 async def test_put_over_an_expired_entry_creates(backend: Backend) -> None:
     """An entry that had expired when it was replaced counts as new."""
-    await backend.write([Put(ALICE, "k", "1", meta(at=1.0, expires=5.0))])
-    await backend.write([Put(ALICE, "k", "2", meta(revision=8, at=5.0))])
+    await backend.write([Put(ALICE, "k", "1", meta(at=1.0, expires=5.0))], 0.0)
+    await backend.write([Put(ALICE, "k", "2", meta(revision=8, at=5.0))], 0.0)
     assert await backend.stat(ALICE, "k") == Meta(1, 8, 5.0, 5.0, None)
 
 
 async def test_expired_entries_are_returned(backend: Backend) -> None:
     """What expired is for the repository to judge; a backend has no clock."""
     long_ago = meta(at=1.0, expires=2.0)
-    await backend.write([Put(ALICE, "k", "1", long_ago)])
+    await backend.write([Put(ALICE, "k", "1", long_ago)], 0.0)
     assert await backend.get(ALICE, "k") == Row("1", 7, 2.0)
     assert await backend.stat(ALICE, "k") == long_ago
-    assert await backend.write([Delete(ALICE, "k")]) == [long_ago]
+    assert await backend.write([Delete(ALICE, "k")], 0.0) == [long_ago]
 
 
 async def test_delete(backend: Backend) -> None:
     """A delete removes the entry and returns what it was."""
-    await backend.write([Put(ALICE, "k", "1", meta())])
-    assert await backend.write([Delete(ALICE, "k")]) == [meta()]
+    await backend.write([Put(ALICE, "k", "1", meta())], 0.0)
+    assert await backend.write([Delete(ALICE, "k")], 0.0) == [meta()]
     assert await backend.get(ALICE, "k") is None
 
 
 async def test_texts_are_kept_as_they_are(backend: Backend) -> None:
     """Digits stay text, and nothing is trimmed, folded or normalised."""
     for number, text in enumerate(["9", "9.0", "1e400", "0" * 40, " ", "", "é", "e\u0301", "😀"]):
-        await backend.write([Put(GLOBAL, str(number), text, meta())])
+        await backend.write([Put(GLOBAL, str(number), text, meta())], 0.0)
         row = await backend.get(GLOBAL, str(number))
         assert row is not None
         assert row.value == text
@@ -80,7 +80,7 @@ async def test_scopes_and_keys_are_apart(backend: Backend) -> None:
         for key in ("c", "b:c", "C", "c ")
     ]
     for number, (scope, key) in enumerate(places):
-        await backend.write([Put(scope, key, str(number), meta())])
+        await backend.write([Put(scope, key, str(number), meta())], 0.0)
     for number, (scope, key) in enumerate(places):
         row = await backend.get(scope, key)
         assert row is not None
@@ -89,7 +89,9 @@ async def test_scopes_and_keys_are_apart(backend: Backend) -> None:
 
 async def test_many_tasks_at_once(backend: Backend) -> None:
     """Methods may be called by many tasks together, the first of all too."""
-    await asyncio.gather(*(backend.write([Put(GLOBAL, str(n), str(n), meta())]) for n in range(50)))
+    await asyncio.gather(
+        *(backend.write([Put(GLOBAL, str(n), str(n), meta())], 0.0) for n in range(50))
+    )
     rows = await asyncio.gather(*(backend.get(GLOBAL, str(n)) for n in range(50)))
     assert [row and row.value for row in rows] == [str(n) for n in range(50)]
 

@@ -11,18 +11,36 @@ Importing this package touches no file and no environment variable and starts
 no thread; the first awaited verb does all there is to do.
 """
 
-from cat.ambient import Store, User, for_user, store, user
+from cat.ambient import (
+    Store,
+    User,
+    erase_namespace,
+    erase_user,
+    export_user,
+    for_user,
+    store,
+    user,
+    users,
+)
 from cat.context import as_user, connect, current_user
+from cat.entry import Erased, Export, Info
 from cat.errors import CatError
 
 __all__ = [
     "CatError",
+    "Erased",
+    "Export",
+    "Info",
     "Store",
     "User",
     "as_user",
     "connect",
     "current_user",
+    "erase_namespace",
+    "erase_user",
+    "export_user",
     "for_user",
     "store",
     "user",
+    "users",
 ]

@@ -149,6 +149,12 @@ def adapter_of(wanted: Any) -> "TypeAdapter[Any]":
         return _cached_adapter.__wrapped__(wanted)
 
 
+def is_model(value: object) -> bool:
+    """Tell whether it is an instance of a pydantic model or a dataclass."""
+    kind = type(value)
+    return hasattr(kind, "__pydantic_serializer__") or dataclasses.is_dataclass(kind)
+
+
 def _problems(error: "ValidationError") -> list[tuple[str, str]]:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return [(_path(problem["loc"]), problem["type"]) for problem in found]
@@ -261,7 +267,7 @@ def _plain_other(value: Any, kind: type, depth: int) -> Any:
 
 def _json_form(value: Any, kind: type) -> Any:
     """Return the JSON form of a pydantic model or a dataclass, else `value` itself."""
-    if not (hasattr(kind, "__pydantic_serializer__") or dataclasses.is_dataclass(kind)):
+    if not is_model(value):
         return value
     try:
         # by_alias and round_trip: the form that the same class reads back.

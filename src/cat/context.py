@@ -189,6 +189,7 @@ def _bind(loop: asyncio.AbstractEventLoop, settings: Settings) -> _Bound:
         backends.connect(settings),
         max_value_bytes=settings.max_value_bytes,
         max_key_bytes=settings.max_key_bytes,
+        timeout=settings.timeout,
     )
     bound = _bound[loop] = _Bound(made, settings)
     # The first step of an asynchronous generator is what makes it known to the

@@ -124,6 +124,44 @@ class UnstorableValueError(CatError, TypeError, ValueError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path} {reason}")
         self.path = path
+        self.reason = reason
+
+
+class InvalidArgumentError(CatError, TypeError, ValueError):
+    """An argument of a verb is of the wrong type, or would do what nobody means."""
+
+    def __init__(self, name: str, reason: str, cure: str) -> None:
+        super().__init__(f"{name} {reason}; {cure}")
+
+
+class InvalidResultError(CatError, TypeError, ValueError):
+    """The function given to `modify` returned what cannot be meant."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(
+            f"{where} was left as it is: the function given to modify() returned {reason}"
+        )
+
+
+class NestedEditError(CatError, RuntimeError):
+    """A task that edits a key changed it in a way that would wait for its own edit."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where} is being edited by this very task, which would wait for itself; change the "
+            "value that the edit gave, or leave the edit first"
+        )
+
+
+class ReboundError(CatError, RuntimeError):
+    """The value of an edit was rebound to another object instead of being changed."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where} was left as it is: at the end of the edit nothing refers to its value any "
+            "more, so what was assigned to the name would be lost. Change the value in place, as "
+            "with todos.append(...) or todos[:] = ..., or use modify()"
+        )
 
 
 class AlreadyConnectedError(CatError, RuntimeError):
@@ -157,6 +195,25 @@ class InvalidValueError(CatError, ValueError):
         self.problems = problems
 
 
+class KeyNotFoundError(CatError, KeyError):
+    """There is nothing to edit under the key, and no default was given."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} is not there to be edited; give edit() a default, or save it")
+
+    __str__ = Exception.__str__  # a KeyError would quote its text
+
+
+class NotEditableError(CatError, TypeError):
+    """The value is none that `edit` can change in place: no list, dict, model or dataclass."""
+
+    def __init__(self, where: str, kind: str) -> None:
+        super().__init__(
+            f"{where} is of type {kind}, which cannot be changed in place; use modify(), or "
+            "increment() for a counter"
+        )
+
+
 class CorruptValueError(CatError, ValueError):
     """What is stored is not readable JSON: something else wrote into the database."""
 
@@ -164,6 +221,30 @@ class CorruptValueError(CatError, ValueError):
         super().__init__(
             f"{where} holds text that is not JSON; it was left as it is. Another program wrote "
             "it, or the file is damaged: restore a backup, or save or delete the key"
+        )
+
+
+# --- Raised by a change that met another one.
+
+
+class ConflictError(CatError, RuntimeError):
+    """The key was changed by somebody else during an edit of it."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where} was changed by somebody else during the edit, and their change was kept and "
+            "this one dropped; edit it again, and use edit() or modify() instead of save() where "
+            "the key is changed"
+        )
+
+
+class KeyBusyError(CatError, TimeoutError):
+    """A key did not come free within `CAT_TIMEOUT`."""
+
+    def __init__(self, where: str, timeout: float) -> None:
+        super().__init__(
+            f"{where} did not come free within {timeout:g} seconds (CAT_TIMEOUT); look for an "
+            "edit of it that takes long, and do slow work before the edit, not inside it"
         )
 
 

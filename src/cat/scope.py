@@ -31,6 +31,10 @@ class Scope(NamedTuple):
         whose = f"user {shown(self.owner)}" if self.owner else "the global store"
         return f"{whose}, namespace {shown(self.namespace)}" if self.namespace else whose
 
+    def at(self, key: str) -> str:
+        """Name an entry for a message, escaped and cut: `key 'theme' of the global store`."""
+        return f"key {shown(key)} of {self}"
+
 
 GLOBAL = Scope("", "")
 
@@ -71,6 +75,19 @@ def inside(namespace: str, name: str) -> str:
     if reason:
         raise InvalidNamespaceError(reason)
     return text
+
+
+def nested(names: str) -> str:
+    """Return the namespace of that name, or of several names joined by `/`.
+
+    Raises `InvalidNamespaceError`, as `inside` does.
+    """
+    if not isinstance(names, str):
+        return inside("", names)  # which raises
+    namespace = ""
+    for name in names.split("/"):
+        namespace = inside(namespace, name)
+    return namespace
 
 
 def _uuid_text(user_id: object) -> str:

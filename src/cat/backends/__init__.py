@@ -5,13 +5,16 @@ and it keeps them; what expired, what a caller sees and what an error means to
 a plugin is decided above it, in `cat.repository`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from cat.entry import Change, Meta, Row
+from cat.entry import Answer, Change, Meta, Range, Row
 from cat.scope import Scope
 from cat.settings import SQLITE_SCHEME, Settings
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Backend(Protocol):
@@ -30,13 +33,48 @@ class Backend(Protocol):
     async def stat(self, scope: Scope, key: str) -> Meta | None:
         """Return what is known of the entry, expired or not, without reading its value."""
 
-    async def write(self, changes: Sequence[Change]) -> list[Meta | None]:
-        """Make all changes or none, durable when this returns; they take effect in the order given.
+    async def pick(self, scope: Scope, keys: Sequence[str]) -> dict[str, Row]:
+        """Return those of `keys` that have an entry, expired or not, all of one moment."""
 
-        Calls take effect in the order in which they were made. The answer has
-        for each `Delete` what it removed, expired or not, and else `None`. A
-        caller that is cancelled leaves the changes made or not made.
+    async def keys(self, within: Range, now: float, limit: int | None) -> list[str]:
+        """Return the first `limit` keys that are live at `now`, in order of code points."""
+
+    async def scan(self, within: Range, now: float) -> list[tuple[str, Row]]:
+        """Return the first few entries of a range that are live at `now`, in order of their keys.
+
+        As many as make a page, and none only if there are none.
         """
+
+    async def count(self, within: Range, now: float) -> int:
+        """Return how many entries of a range are live at `now`."""
+
+    async def namespaces(self, owner: str, now: float) -> list[str]:
+        """Return the namespaces of an owner that hold an entry live at `now`, in order."""
+
+    async def owners(self, now: float) -> list[str]:
+        """Return the owners, but the global store, of an entry live at `now`, in order."""
+
+    def write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[list[Answer]]":
+        """Make all changes or none, in order, durable when the future has its result: the answers.
+
+        Writes take effect in the order of these calls. Where the `expected` of
+        the first change does not hold, none is made and `ConflictError` is
+        raised; only the first may have one. `now` says which entries are live,
+        and a few that are not are removed on the way. A future that is
+        cancelled leaves the changes made or not made.
+        """
+
+    async def lock(self, scope: Scope, key: str) -> Callable[[], None]:
+        """Keep every other database object, in this process or another, from locking the key.
+
+        Returns what frees it; the end of the process does so too. A lock
+        hinders nothing but locks. Calls for the same key come one after
+        another, the next at the earliest when the changes that the last was
+        for are on their way. Raises `KeyBusyError` after the timeout.
+        """
+
+    async def scrub(self) -> None:
+        """Leave nothing of what was removed in the files of the database."""
 
     async def close(self) -> None:
         """Let go of files, locks and threads; what was stored is complete on disk. Idempotent."""

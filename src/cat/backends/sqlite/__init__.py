@@ -1,20 +1,22 @@
 """The `Backend` for one SQLite file: reads here, writes in `writer`, the file in `start`."""
 
 import asyncio
+import json
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cat.backends.sqlite.faults import mapped
-from cat.backends.sqlite.start import connect
+from cat.backends.sqlite.locks import Locks
+from cat.backends.sqlite.start import beside, connect
 from cat.backends.sqlite.worker import Worker, drive, settle
 from cat.backends.sqlite.writer import Writer
-from cat.entry import Change, Meta, Row
+from cat.entry import Answer, Change, Meta, Range, Row
 from cat.errors import DatabaseUnavailableError
 from cat.scope import Scope
 
@@ -35,6 +37,63 @@ FROM entries WHERE owner = ? AND namespace = ? AND key = ?
 STAT = """
 SELECT size, revision, created, updated, expires FROM entries
 WHERE owner = ? AND namespace = ? AND key = ?
+"""
+
+# One parameter for any number of keys.
+PICK = """
+SELECT key, CAST(value AS BLOB), revision, expires FROM entries
+WHERE owner = ? AND namespace = ? AND key IN (SELECT value FROM json_each(?))
+"""
+
+# A range that has no end ends at a BLOB: each is greater than any text.
+KEYS = """
+SELECT key FROM entries
+WHERE owner = ? AND namespace = ? AND key >= ? AND key < ? AND (expires IS NULL OR expires > ?)
+ORDER BY key LIMIT ?
+"""
+
+SCAN = """
+SELECT key, CAST(value AS BLOB), revision, expires FROM entries
+WHERE owner = ? AND namespace = ? AND key >= ? AND key < ? AND (expires IS NULL OR expires > ?)
+ORDER BY key LIMIT 100
+"""
+PAGE_BYTES = 1024 * 1024
+
+# The first count needs the index alone. Few have expired and are still there:
+# the second looks at those, which the unary + tells SQLite.
+COUNT = """
+SELECT (SELECT count(*) FROM entries
+        WHERE owner = :owner AND namespace = :namespace AND key >= :start AND key < :end)
+     - (SELECT count(*) FROM entries
+        WHERE expires <= :now AND +owner = :owner AND +namespace = :namespace
+          AND +key >= :start AND +key < :end)
+"""
+
+# From each one straight to the next, however many entries lie between.
+NAMESPACES = """
+WITH RECURSIVE found (name) AS (
+    SELECT (SELECT namespace FROM entries
+            WHERE owner = :owner AND (expires IS NULL OR expires > :now)
+            ORDER BY namespace LIMIT 1)
+    UNION ALL
+    SELECT (SELECT namespace FROM entries
+            WHERE owner = :owner AND namespace > name AND (expires IS NULL OR expires > :now)
+            ORDER BY namespace LIMIT 1)
+    FROM found WHERE name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL
+"""
+
+OWNERS = """
+WITH RECURSIVE found (name) AS (
+    SELECT ''
+    UNION ALL
+    SELECT (SELECT owner FROM entries
+            WHERE owner > name AND (expires IS NULL OR expires > :now)
+            ORDER BY owner LIMIT 1)
+    FROM found WHERE name IS NOT NULL
+)
+SELECT name FROM found WHERE name > ''
 """
 
 
@@ -60,6 +119,7 @@ class SQLite:
         self._held: list[Writer | Worker] = []  # while the process forks
         # Reads what is large, and what the other may not wait for.
         self._slow: Worker | None = None
+        self._locks: Locks | None = None
 
     async def open(self) -> None:
         await self._current().opened()
@@ -67,15 +127,51 @@ class SQLite:
     async def get(self, scope: Scope, key: str) -> Row | None:
         rows = await self._read(GET_INLINE, scope, key)
         if rows and rows[0][0] is None:
-            rows = await self._read_on_thread(GET, scope, key)
+            rows = await self._on_thread(_fetch, GET, (*scope, key))
         return Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
 
     async def stat(self, scope: Scope, key: str) -> Meta | None:
         rows = await self._read(STAT, scope, key)
         return Meta(*rows[0]) if rows else None
 
-    async def write(self, changes: Sequence[Change]) -> list[Meta | None]:
-        return await self._current().write(changes)
+    async def pick(self, scope: Scope, keys: Sequence[str]) -> dict[str, Row]:
+        rows = await self._on_thread(_fetch, PICK, (*scope, json.dumps(keys)))
+        return {key: Row(_text(value), *rest) for key, value, *rest in rows}
+
+    async def keys(self, within: Range, now: float, limit: int | None) -> list[str]:
+        most = -1 if limit is None else limit
+        rows = await self._on_thread(_fetch, KEYS, (*_bounds(within), now, most))
+        return [key for (key,) in rows]
+
+    async def scan(self, within: Range, now: float) -> list[tuple[str, Row]]:
+        rows = await self._on_thread(_page, SCAN, (*_bounds(within), now))
+        return [(key, Row(_text(value), *rest)) for key, value, *rest in rows]
+
+    async def count(self, within: Range, now: float) -> int:
+        names = ("owner", "namespace", "start", "end")
+        bounds = dict(zip(names, _bounds(within), strict=True))
+        [(count,)] = await self._on_thread(_fetch, COUNT, {**bounds, "now": now})
+        return int(count)
+
+    async def namespaces(self, owner: str, now: float) -> list[str]:
+        rows = await self._on_thread(_fetch, NAMESPACES, {"owner": owner, "now": now})
+        return [name for (name,) in rows]
+
+    async def owners(self, now: float) -> list[str]:
+        rows = await self._on_thread(_fetch, OWNERS, {"now": now})
+        return [name for (name,) in rows]
+
+    def write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[list[Answer]]":
+        return self._current().write(changes, now)
+
+    async def lock(self, scope: Scope, key: str) -> Callable[[], None]:
+        await self._current().opened()  # so that there is a directory
+        if self._locks is None:
+            self._locks = Locks(beside(self._real(), "-locks"), self._timeout)
+        return await self._locks.acquire(scope, key)
+
+    async def scrub(self) -> None:
+        await self._current().scrub()
 
     async def close(self) -> None:
         if self._closing is None:
@@ -97,6 +193,7 @@ class SQLite:
 
     def abandon(self) -> bool:
         self._close_reader()
+        self._free_locks()
         for half in self._halves():
             half.abandon()
         return bool(self._halves())
@@ -109,15 +206,18 @@ class SQLite:
         if self._closing is not None:
             raise self._gone()
         if self._writer is None or self._writer.failed:
-            # SQLite follows links, and puts its other files beside the real one.
-            real = Path(os.path.realpath(self._path))
-            if os.path.islink(self._path) and not os.path.exists(real):  # noqa: PTH110, PTH114  # raise nothing
-                raise DatabaseUnavailableError(
-                    self._path,
-                    "it is a link that leads nowhere; mount the disk it leads to, or remove it",
-                )
-            self._writer = Writer(real, self._timeout, interval=self._interval)
+            self._writer = Writer(self._real(), self._timeout, interval=self._interval)
         return self._writer
+
+    def _real(self) -> Path:
+        """Return the path of the file itself: SQLite follows links, and puts others beside it."""
+        real = Path(os.path.realpath(self._path))
+        if os.path.islink(self._path) and not os.path.exists(real):  # noqa: PTH110, PTH114  # raise nothing
+            raise DatabaseUnavailableError(
+                self._path,
+                "it is a link that leads nowhere; mount the disk it leads to, or remove it",
+            )
+        return real
 
     async def _read(self, sql: str, scope: Scope, key: str) -> list[Any]:
         if self._reader is None:
@@ -125,7 +225,7 @@ class SQLite:
         with self._in_use, suppress(sqlite3.Error):  # what is wrong, the thread will tell
             if self._reader is not None:
                 return self._reader.execute(sql, (*scope, key)).fetchall()
-        return await self._read_on_thread(sql, scope, key)
+        return await self._on_thread(_fetch, sql, (*scope, key))
 
     async def _open_reader(self) -> None:
         await self._current().opened()
@@ -134,7 +234,12 @@ class SQLite:
             with self._in_use, suppress(sqlite3.Error):  # busy: then it is opened another time
                 self._reader = connect(self._path, "ro", 0)
 
-    async def _read_on_thread(self, sql: str, scope: Scope, key: str) -> list[Any]:
+    async def _on_thread(
+        self, fetch: Callable[..., list[Any]], sql: str, parameters: Any
+    ) -> list[Any]:
+        """Return what `fetch` reads on a thread, with a connection that waits for others."""
+        if self._slow is None:
+            await self._current().opened()  # a reader makes no database
         self._current()  # raises if it was closed
         if self._slow is None or self._slow.failure is not None:
             self._slow = Worker(partial(connect, self._path, "ro", self._timeout))
@@ -143,7 +248,7 @@ class SQLite:
             await slow.opened()
             if self._slow is not slow:
                 raise self._gone()
-            return await slow.run(lambda: slow.connection().execute(sql, (*scope, key)).fetchall())
+            return await slow.run(lambda: fetch(slow.connection(), sql, parameters))
         except sqlite3.Error as error:
             raise mapped(error, self._path, self._timeout, writes=False) from error
 
@@ -151,6 +256,10 @@ class SQLite:
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
+
+    def _free_locks(self) -> None:
+        if self._locks is not None:
+            self._locks.close()
 
     def _gone(self) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(
@@ -164,10 +273,33 @@ class SQLite:
         writer, slow = self._writer, self._slow
         self._writer = self._slow = None
         self._close_reader()
+        self._free_locks()
         if slow is not None:
             await slow.close()
         if writer is not None:
             await writer.close()
+
+
+def _bounds(within: Range) -> tuple[Any, ...]:
+    return (*within.scope, within.start, b"" if within.end is None else within.end)
+
+
+def _fetch(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
+    return raw.execute(sql, parameters).fetchall()
+
+
+def _page(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
+    """Return the first rows, until they hold a lot: the next page begins after them."""
+    rows = []
+    size = 0
+    # A cursor that is left in the middle keeps its read transaction.
+    with closing(raw.execute(sql, parameters)) as cursor:
+        for row in cursor:
+            rows.append(row)
+            size += len(row[1])
+            if size >= PAGE_BYTES:
+                break
+    return rows
 
 
 def _text(value: bytes) -> str:

@@ -16,10 +16,11 @@ import logging
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cat.backends.sqlite.faults import is_busy, is_unknown, mapped
 from cat.backends.sqlite.start import (
@@ -32,9 +33,22 @@ from cat.backends.sqlite.start import (
     open_database,
 )
 from cat.backends.sqlite.worker import Worker, settle
-from cat.entry import Change, Delete, Meta
+from cat.entry import (
+    ABSENT,
+    Answer,
+    Change,
+    Clear,
+    ClearNamespace,
+    ClearOwner,
+    Delete,
+    Expire,
+    Meta,
+    Put,
+    Removed,
+)
 from cat.errors import (
     CatError,
+    ConflictError,
     DatabaseBusyError,
     DatabaseReplacedError,
 )
@@ -76,28 +90,89 @@ ON CONFLICT (owner, namespace, key) DO UPDATE SET
     value = excluded.value
 """
 
+PUT_IF_ABSENT = """
+INSERT INTO entries (owner, namespace, key, size, revision, created, updated, expires, value)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (owner, namespace, key) DO UPDATE SET
+    size = excluded.size,
+    revision = excluded.revision,
+    created = excluded.created,
+    updated = excluded.updated,
+    expires = excluded.expires,
+    value = excluded.value
+WHERE entries.expires <= excluded.updated
+"""
+
+PUT_IF_UNCHANGED = """
+UPDATE entries SET size = ?, revision = ?, updated = ?, expires = ?, value = ?
+WHERE owner = ? AND namespace = ? AND key = ? AND revision = ?
+"""
+
 DELETE = """
 DELETE FROM entries WHERE owner = ? AND namespace = ? AND key = ?
 RETURNING size, revision, created, updated, expires
 """
 
-Answer = list[Meta | None]
+DELETE_IF_UNCHANGED = """
+DELETE FROM entries WHERE owner = ? AND namespace = ? AND key = ? AND revision = ?
+RETURNING size, revision, created, updated, expires
+"""
+
+EXPIRE = """
+UPDATE entries SET expires = ?, revision = ?, updated = ?
+WHERE owner = ? AND namespace = ? AND key = ? AND (expires IS NULL OR expires > ?)
+"""
+
+# What is live is counted first: a caller is told of nothing else.
+IN_RANGE = """
+SELECT count(*), coalesce(sum(size), 0) FROM entries
+WHERE owner = ? AND namespace = ? AND key >= ? AND key < ? AND (expires IS NULL OR expires > ?)
+"""
+CLEAR = "DELETE FROM entries WHERE owner = ? AND namespace = ? AND key >= ? AND key < ?"
+
+OF_OWNER = """
+SELECT count(*), coalesce(sum(size), 0) FROM entries
+WHERE owner = ? AND (expires IS NULL OR expires > ?)
+"""
+CLEAR_OWNER = "DELETE FROM entries WHERE owner = ?"
+
+# "/" is followed by "0": from "weather/" to "weather0" lies all that is below.
+OF_NAMESPACE = """
+SELECT count(*), coalesce(sum(size), 0) FROM entries
+WHERE (namespace = ? OR (namespace >= ? AND namespace < ?)) AND (expires IS NULL OR expires > ?)
+"""
+CLEAR_NAMESPACE = """
+DELETE FROM entries WHERE namespace = ? OR (namespace >= ? AND namespace < ?)
+"""
+
+# A few at each commit: as many go as come, and none makes a long pause.
+EXPIRED = "SELECT id, size FROM entries WHERE expires <= ? ORDER BY expires LIMIT 50"
+EXPIRED_BYTES = 1024 * 1024
+REMOVE = "DELETE FROM entries WHERE id = ?"
+
+CUT_LOG = "PRAGMA journal_size_limit = 0"
+KEEP_LOG = f"PRAGMA journal_size_limit = {LOG_BYTES}"
+# A header, and the page that the cutting commit touched, with room for others'.
+CUT_LOG_BYTES = 32 + 16 * (4096 + 24)
+
+Answers = list[Answer]
 
 
 class _Call:
     """What one caller wants written, and what became of it: an answer, an error, or neither yet."""
 
-    __slots__ = ("answer", "bytes", "changes", "deadline", "error", "future")
+    __slots__ = ("answers", "bytes", "changes", "deadline", "error", "future", "now")
 
-    def __init__(self, changes: Sequence[Change], timeout: float) -> None:
+    def __init__(self, changes: Sequence[Change], now: float, timeout: float) -> None:
         self.changes = changes
+        self.now = now
         self.bytes = 0
         for change in changes:
-            if not isinstance(change, Delete):
+            if isinstance(change, Put):
                 self.bytes += change.meta.size
         self.deadline = time.monotonic() + timeout
-        self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.answer: Answer | None = None
+        self.future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
+        self.answers: Answers | None = None
         self.error: CatError | None = None
 
 
@@ -135,9 +210,9 @@ class Writer:
         """Wait until the database is open, or raise what went wrong."""
         await self._worker.opened()
 
-    def write(self, changes: Sequence[Change]) -> "asyncio.Future[Answer]":
+    def write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[Answers]":
         """Write all of `changes` or none; the future is the caller's to await or to cancel."""
-        call = _Call(changes, self._timeout)
+        call = _Call(changes, now, self._timeout)
         self._waiting.append(call)
         if not self._running:
             self._running = True
@@ -146,6 +221,13 @@ class Writer:
             else:
                 self._next()
         return call.future
+
+    async def scrub(self) -> None:
+        """Leave nothing of what was removed in the log."""
+        await self.opened()
+        error = await self._worker.run(self._thread_scrub)
+        if error is not None:
+            raise error
 
     async def close(self) -> None:
         """Wait for what is in flight, sync it, and close everything."""
@@ -211,8 +293,8 @@ class Writer:
         """Give each caller its answer; those whose turn never came are in the next batch."""
         again = []
         for call in batch:
-            if call.answer is not None:
-                settle(call.future, call.answer, None)
+            if call.answers is not None:
+                settle(call.future, call.answers, None)
             elif call.error or error:
                 settle(call.future, [], call.error or error)
             else:
@@ -266,10 +348,15 @@ class Writer:
                 syncs = time.monotonic() - self._synced >= INTERVAL
                 raw.execute(SYNC_EACH if syncs else SYNC_NONE)
             with _rolled_back(raw):
-                self._thread_begin(raw, batch)
+                self._thread_begin(
+                    raw,
+                    min(call.deadline for call in batch),
+                    lambda: all(call.future.done() for call in batch),
+                )
                 # Whoever was cancelled meanwhile is left out: no write comes late.
                 calls = [call for call in batch if not call.future.done()]
-                answers = [_apply(raw, call) for call in calls]
+                outcomes = [_outcome(raw, call) for call in calls]
+                removed = _remove_expired(raw, max((call.now for call in calls), default=0.0))
                 [(free,)] = raw.execute(FREE_PAGES).fetchall()
                 if identity_of(self._path) != self._identity:
                     return DatabaseReplacedError(self._path)
@@ -282,9 +369,14 @@ class Writer:
                 # what is there, and writes it anew.
                 self._worker.disconnect()
             return mapped(error, self._path, self._timeout, writes=commits)
-        for call, answer in zip(calls, answers, strict=True):
-            call.answer = answer
-            self._pages += 2 * len(call.changes) + call.bytes // PAGE
+        self._pages += removed
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, CatError):
+                call.error = outcome
+            else:
+                call.answers = outcome
+                removed = sum(a.entries for a in outcome if isinstance(a, Removed))
+                self._pages += removed + 2 * len(call.changes) + call.bytes // PAGE
         # What is deleted is overwritten, as secure_delete is on, and logged too.
         self._pages += 1 + max(0, free - self._free)
         self._free = free
@@ -294,20 +386,19 @@ class Writer:
             self._synced = time.monotonic()
         return None
 
-    def _thread_begin(self, raw: sqlite3.Connection, batch: list[_Call]) -> None:
-        """Take the write lock, and wait for it until the first deadline of a batch.
-
-        There is nothing to wait for when no caller is left.
+    def _thread_begin(
+        self, raw: sqlite3.Connection, deadline: float, is_pointless: Callable[[], bool]
+    ) -> None:
+        """Take the write lock, and wait for it until the deadline, or until that is pointless.
 
         SQLite's own waiting doubles its pauses up to 100 ms, so that whoever
         came last wins again and again. Short pauses give each the same chance.
         """
-        deadline = min(call.deadline for call in batch)
         while True:
             try:
                 raw.execute(BEGIN)
             except sqlite3.OperationalError as error:
-                gone = self._worker.left or all(call.future.done() for call in batch)
+                gone = self._worker.left or is_pointless()
                 if not is_busy(error) or gone or time.monotonic() >= deadline:
                     raise
                 self._worker.rest(random.uniform(0.0002, 0.001))  # noqa: S311  # not a secret
@@ -323,23 +414,55 @@ class Writer:
         try:
             if size_of(beside(self._path, "-wal")) <= LOG_BYTES:
                 return
-            raw = self._worker.connection()
-            with _rolled_back(raw), closing(connect(self._path, "rw", 0)) as other:
-                raw.execute(BEGIN)
-                other.execute(CHECKPOINT).fetchall()
+            self._thread_copy_back(0)
         except (sqlite3.Error, OSError) as error:
             if not (isinstance(error, sqlite3.Error) and is_busy(error)):  # by another process
                 LOG.warning("the write-ahead log could not be copied back: %s", error)
 
+    def _thread_copy_back(self, deadline: float) -> None:
+        """Copy the log back into the database, as far as readers let it."""
+        raw = self._worker.connection()
+        with _rolled_back(raw), closing(connect(self._path, "rw", 0)) as other:
+            self._thread_begin(raw, deadline, bool)
+            other.execute(CHECKPOINT).fetchall()
+
+    def _thread_scrub(self) -> CatError | None:
+        """Copy the log back and cut it: removed values stand in it until it begins anew.
+
+        It begins anew at the first commit that finds all of it copied back and
+        nobody reading it; that one touches a page, and leaves no more than it.
+        """
+        deadline = time.monotonic() + self._timeout
+        try:
+            raw = self._worker.connection()
+            try:
+                raw.execute(CUT_LOG)
+                while True:
+                    self._thread_copy_back(deadline)
+                    self._thread_touch(deadline)
+                    if size_of(beside(self._path, "-wal")) <= CUT_LOG_BYTES:
+                        return None
+                    if time.monotonic() > deadline or self._worker.left:
+                        return DatabaseBusyError(self._path, self._timeout)
+                    self._worker.rest(0.01)
+            finally:
+                raw.execute(KEEP_LOG)
+        except sqlite3.Error as error:
+            return mapped(error, self._path, self._timeout, writes=False)
+
+    def _thread_touch(self, deadline: float) -> None:
+        """Make a commit that changes nothing, and is synced."""
+        raw = self._worker.connection()
+        raw.execute(SYNC_EACH)
+        with _rolled_back(raw):
+            self._thread_begin(raw, deadline, bool)
+            raw.execute(TOUCH)
+            raw.execute(COMMIT)
+
     def _thread_sync(self) -> None:
         """Sync what was committed since the last sync, with a commit that changes nothing."""
         try:
-            raw = self._worker.connection()
-            raw.execute(SYNC_EACH)
-            with _rolled_back(raw):
-                raw.execute(BEGIN)
-                raw.execute(TOUCH)
-                raw.execute(COMMIT)
+            self._thread_touch(0)
             self._synced = time.monotonic()
             self._unsynced = False
         except sqlite3.Error as error:
@@ -358,17 +481,80 @@ def _rolled_back(raw: sqlite3.Connection) -> Iterator[None]:
             raw.execute(ROLLBACK)
 
 
-def _apply(raw: sqlite3.Connection, call: _Call) -> Answer:
-    """Make the changes of one call, in an open transaction."""
-    answer: Answer = []
+def _outcome(raw: sqlite3.Connection, call: _Call) -> Answers | ConflictError:
+    """Make the changes of one call, in an open transaction, or none of them."""
+    answers: Answers = []
     for change in call.changes:
-        if isinstance(change, Delete):
-            rows = raw.execute(DELETE, (*change.scope, change.key)).fetchall()
-            answer.append(Meta(*rows[0]) if rows else None)
+        if isinstance(change, Put):
+            # Only the first expects anything: no change was made before it.
+            if not _put(raw, change):
+                return ConflictError(change.scope.at(change.key))
+            answers.append(None)
+        elif isinstance(change, Delete):
+            rows = _delete(raw, change)
+            if change.expected is not None and not rows:
+                return ConflictError(change.scope.at(change.key))
+            answers.append(Meta(*rows[0]) if rows else None)
+        elif isinstance(change, Expire):
+            row = (change.expires, change.revision, call.now, *change.scope, change.key, call.now)
+            answers.append(raw.execute(EXPIRE, row).rowcount > 0)
         else:
-            raw.execute(PUT, (*change.scope, change.key, *change.meta, change.value))
-            answer.append(None)
-    return answer
+            answers.append(_clear(raw, change, call.now))
+    return answers
+
+
+def _put(raw: sqlite3.Connection, change: Put) -> bool:
+    """Store an entry, and say whether what it expected was so."""
+    meta = change.meta
+    if change.expected is None or change.expected == ABSENT:
+        sql = PUT if change.expected is None else PUT_IF_ABSENT
+        row: tuple[Any, ...] = (*change.scope, change.key, *meta, change.value)
+    else:
+        sql = PUT_IF_UNCHANGED
+        row = (meta.size, meta.revision, meta.updated, meta.expires, change.value)
+        row += (*change.scope, change.key, change.expected)
+    return raw.execute(sql, row).rowcount > 0
+
+
+def _delete(raw: sqlite3.Connection, change: Delete) -> list[Any]:
+    where = (*change.scope, change.key)
+    if change.expected is None:
+        return raw.execute(DELETE, where).fetchall()
+    return raw.execute(DELETE_IF_UNCHANGED, (*where, change.expected)).fetchall()
+
+
+def _clear(
+    raw: sqlite3.Connection, change: Clear | ClearOwner | ClearNamespace, now: float
+) -> Removed:
+    """Remove many entries, and count those that were live."""
+    if isinstance(change, Clear):
+        count, remove = IN_RANGE, CLEAR
+        within = change.range
+        end = b"" if within.end is None else within.end
+        which: tuple[Any, ...] = (*within.scope, within.start, end)
+    elif isinstance(change, ClearOwner):
+        count, remove = OF_OWNER, CLEAR_OWNER
+        which = (change.owner,)
+    else:
+        count, remove = OF_NAMESPACE, CLEAR_NAMESPACE
+        which = (change.namespace, f"{change.namespace}/", f"{change.namespace}0")
+    [found] = raw.execute(count, (*which, now)).fetchall()
+    raw.execute(remove, which)
+    return Removed(*found)
+
+
+def _remove_expired(raw: sqlite3.Connection, now: float) -> int:
+    """Remove a few entries that have expired by `now`, and say how many."""
+    chosen = []
+    size = 0
+    for number, bytes_ in raw.execute(EXPIRED, (now,)).fetchall():
+        chosen.append((number,))
+        size += bytes_
+        if size >= EXPIRED_BYTES:
+            break
+    if chosen:
+        raw.executemany(REMOVE, chosen)
+    return len(chosen)
 
 
 def _nothing() -> None:
