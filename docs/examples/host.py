@@ -25,15 +25,12 @@ from cat.errors import NoUserError
 # --- Plugin one: a hit counter that everyone shares.
 
 hits = APIRouter()
-counting = asyncio.Lock()
 
 
 @hits.post("/hits")
 async def count_hit() -> int:
     """Count one more hit and return how many there are."""
-    async with counting:  # load, add and save must not mix with another request's
-        total: int = await store.load("hits", 0) + 1
-        return await store.save("hits", total)
+    return await store.increment("hits")
 
 
 # --- Plugin two: a todo list for each user.
@@ -51,9 +48,8 @@ async def list_todos() -> Todos:
 @todos.post("/todos")
 async def add_todo(text: Annotated[str, Body()]) -> Todos:
     """Add a todo to the caller's own list and return it."""
-    todo_list = await user.load("todos", [], type=Todos)
-    todo_list.append({"text": text, "done": False})
-    await user.save("todos", todo_list)
+    async with user.edit("todos", [], type=Todos) as todo_list:
+        todo_list.append({"text": text, "done": False})
     return todo_list
 
 

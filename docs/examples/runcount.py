@@ -21,8 +21,7 @@ def count_in_a_file() -> int:
 
 async def count_in_the_store() -> int:
     """Count in the store: no file to find, to parse, or to lose half-written."""
-    count = await runcount.load("run_count", 0, type=int)
-    return await runcount.save("run_count", count + 1)
+    return await runcount.increment("run_count")
 
 
 async def main() -> None:

@@ -250,8 +250,8 @@ class Store:
     ) -> AbstractAsyncContextManager[Any]:
         """Change a list, dict, model or dataclass in place, atomically.
 
-        `async with store.edit(key) as value:` gives the value, or a copy of
-        `default` if there is none, to be changed inside the block. It is
+        `async with store.edit(key) as value:` gives the value under `key`, or a
+        copy of `default` if there is none, to be changed inside the block. It is
         stored, durably, when the block ends; an exception or a cancellation
         inside stores nothing. Edits of one key wait for each other, in every
         process, and `modify` and `increment` wait for those of their own. An
@@ -282,7 +282,7 @@ class Store:
         return context.repository().edit(self._scope(), key, default, type)
 
     async def modify(self, key: str, fn: Callable[[Any], T], default: Any = None) -> T:
-        """Replace the value by `fn(value)`, atomically and durably, and return the new one.
+        """Replace the value under `key` by `fn(value)`, atomically and durably, and return that.
 
         `fn` is a plain function. It gets a fresh value, or a copy of `default`
         if there is none, and returns the new one; it may run again if another
@@ -348,7 +348,7 @@ class Store:
     async def save_many(
         self, mapping: Mapping[str, object], *, expires_in: float | timedelta | None = None
     ) -> None:
-        """Store all values of a dict under its keys, durably: all of them or none.
+        """Store the values of `mapping` under its keys, durably: all of them or none.
 
         Like `save` for each; `expires_in` is in seconds, or a `timedelta`.
 
