@@ -1,5 +1,7 @@
 """The host example, run as the README runs it: a real server and real HTTP."""
 
+import asyncio
+import importlib.util
 import re
 import subprocess
 import sys
@@ -41,3 +43,25 @@ def test_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
         assert hits == f"  Everyone's hits, counted together: {3 * number}."
         assert str(tmp_path / "data") in end
     assert (tmp_path / "data" / "cat.db").is_file()
+
+
+async def test_fifty_parallel_hits(home: Path) -> None:
+    """Fifty posts at once to the shared counter, over HTTP, each get a number of their own."""
+    import httpx
+
+    spec = importlib.util.spec_from_file_location("host", HOST)
+    assert spec
+    assert spec.loader
+    host = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(host)
+    limits = httpx.Limits(max_connections=50)
+    async with (
+        host.served() as address,
+        httpx.AsyncClient(base_url=address, limits=limits, trust_env=False) as http,
+    ):
+        answers = await asyncio.gather(*(http.post("/hits") for _ in range(50)))
+        assert sorted(answer.json() for answer in answers) == list(range(1, 51))
+        todos = [{"Authorization": f"Bearer token-of-{name}"} for name in ("alice", "bob") * 25]
+        await asyncio.gather(*(http.post("/todos", json="x", headers=who) for who in todos))
+        for who in todos[:2]:
+            assert len((await http.get("/todos", headers=who)).json()) == 25
