@@ -28,7 +28,10 @@ LAYERS = {
     "repository": 7,
     "context": 8,
     "ambient": 9,
-    "__init__": 10,
+    "asgi": 10,
+    "blocking": 10,
+    "testing": 10,
+    "__init__": 11,
 }
 
 # What opens, copies or moves files. The database is touched through SQLite

@@ -7,14 +7,19 @@ code of the user's.
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cat import backends
-from cat.errors import AlreadyConnectedError, NoUserError
+from cat.errors import (
+    AlreadyBoundError,
+    AlreadyConnectedError,
+    MissingMiddlewareError,
+    NoUserError,
+)
 from cat.repository import Repository
 from cat.scope import owner_of
 from cat.settings import Settings, read
@@ -30,16 +35,26 @@ class _Bound:
     itself if it was opened on demand; the last to leave closes it.
     """
 
-    __slots__ = ("lifetime", "repository", "settings", "users")
+    __slots__ = ("lifetime", "on_demand", "repository", "settings", "users")
 
     def __init__(self, repository: Repository, settings: Settings) -> None:
         self.repository = repository
         self.settings = settings
         self.users = 0
+        self.on_demand = False
         self.lifetime = _lifetime(repository)
 
 
-_user: ContextVar[str | None] = ContextVar("cat_user", default=None)
+class _Request:
+    """The user of one request, who may become known in the course of it, in any thread."""
+
+    __slots__ = ("owner",)
+
+    def __init__(self) -> None:
+        self.owner: str | None = None
+
+
+_user: ContextVar[str | _Request | None] = ContextVar("cat_user", default=None)
 _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
 # Of event loops that were closed before they could close these. Collected, they
 # would complain of aiosqlite connections (to nothing) that nobody can close now.
@@ -70,7 +85,7 @@ class as_user:  # noqa: N801  # read as a phrase: with as_user("alice"):
 
     def __init__(self, user_id: "str | int | UUID | None") -> None:
         self._owner = None if user_id is None else owner_of(user_id)
-        self._tokens: list[Token[str | None]] = []
+        self._tokens: list[Token[str | _Request | None]] = []
 
     def __enter__(self) -> None:
         self._tokens.append(_user.set(self._owner))
@@ -91,15 +106,43 @@ def current_user() -> str | None:
         assert current_user() is None
     ```
     """
-    return _user.get()
+    bound = _user.get()
+    return bound.owner if isinstance(bound, _Request) else bound
 
 
 def bound_user() -> str:
     """Return the id of the current user, or raise `NoUserError`."""
-    owner = _user.get()
+    owner = current_user()
     if owner is None:
         raise NoUserError
     return owner
+
+
+@contextmanager
+def request() -> Iterator[None]:
+    """Let a request begin, with nobody bound until `bind` says who."""
+    token = _user.set(_Request())
+    try:
+        yield
+    finally:
+        _user.reset(token)
+
+
+def bind(user_id: "str | int | UUID") -> None:
+    """Say who the current request's user is, once, from whatever task or thread serves it.
+
+    Raises `MissingMiddlewareError`, `InvalidUserError` and `AlreadyBoundError`.
+    """
+    bound = _user.get()
+    if not isinstance(bound, _Request):
+        raise MissingMiddlewareError(
+            "bind_user() works inside a request, and there is none here: add cat.asgi."
+            "UserMiddleware to the application, or use 'with cat.as_user(id):'"
+        )
+    owner = owner_of(user_id)
+    if bound.owner not in (None, owner):
+        raise AlreadyBoundError(bound.owner, owner)
+    bound.owner = owner
 
 
 def repository() -> Repository:
@@ -108,8 +151,31 @@ def repository() -> Repository:
     bound = _bound.get(loop)
     if bound is None:
         bound = _bind(loop, read())
+        bound.on_demand = True
         bound.users = 1
     return bound.repository
+
+
+async def close() -> None:
+    """Close what the running event loop opened on demand, unless a `connect()` still uses it."""
+    loop = asyncio.get_running_loop()
+    bound = _bound.get(loop)
+    if bound is not None and bound.on_demand and bound.users == 1:
+        del _bound[loop]
+        await bound.lifetime.aclose()
+
+
+def close_idle() -> None:
+    """Close what event loops that are not running now opened on demand, from outside of them."""
+    for loop in list(_bound):
+        if loop.is_closed():
+            continue  # seen to when the next is opened
+        if loop.is_running():
+            raise RuntimeError("an event loop that uses the store is running; end it first")
+        loop.run_until_complete(close())
+        if loop in _bound:
+            raise RuntimeError("a cat.connect() is open on an event loop; leave it first")
+    _close_what_was_left()
 
 
 def home() -> Path:

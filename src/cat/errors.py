@@ -63,6 +63,30 @@ class NoUserError(CatError, RuntimeError):
         )
 
 
+class AlreadyBoundError(CatError, RuntimeError):
+    """A request has a user already, and another one was to be bound."""
+
+    def __init__(self, bound: object, other: object) -> None:
+        super().__init__(
+            f"this request is already that of user {shown(bound)} and cannot become that of "
+            f"{shown(other)}; bind the user in one place"
+        )
+
+
+class MissingMiddlewareError(CatError, RuntimeError):
+    """Something that a middleware provides is not there."""
+
+
+class WouldBlockError(CatError, RuntimeError):
+    """A verb of `cat.blocking` was called inside a running event loop."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "an event loop is running here, and a verb of cat.blocking would stop it while it "
+            "waits; use 'from cat import store, user' and await the verb"
+        )
+
+
 class InvalidUserError(CatError, ValueError):
     """A user id is not a `str`, `int` or `UUID` of 1 to 255 bytes without control characters."""
 

@@ -9,11 +9,21 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from cat.entry import Row
 from cat.errors import KeyBusyError, NestedEditError
 from cat.scope import Scope
+
+# Who stands in a line, where that is not the task: a thread that has its verbs
+# run by another one, in a task each.
+caller: ContextVar[object] = ContextVar("cat_caller", default=None)
+
+
+def current_caller() -> object:
+    """Return what tells the caller of a verb from all others."""
+    return caller.get() or asyncio.current_task()
 
 
 class Head(NamedTuple):
@@ -40,7 +50,7 @@ class Line:
         self._waiting = 0
         self._head: Head | None = None
         self.users = 0
-        self.editor: asyncio.Task[Any] | None = None  # whose turn is an edit
+        self.editor: object = None  # whose turn is an edit
 
     @property
     def head(self) -> Head | None:
@@ -58,7 +68,7 @@ class Line:
         `deadline` is on the monotonic clock. Raises `KeyBusyError` after it,
         and `NestedEditError` in a task that waits for itself.
         """
-        if self.editor is not None and self.editor is asyncio.current_task():
+        if self.editor is not None and self.editor is current_caller():
             raise NestedEditError(self.scope.at(self.key))
         if not self._waiting and not self._lock.locked():
             await self._lock.acquire()

@@ -48,7 +48,7 @@ from cat.errors import (
     UnstorableValueError,
     shown,
 )
-from cat.line import Head, Line, Lines
+from cat.line import Head, Line, Lines, current_caller
 from cat.scope import Scope
 
 _LONGEST_EXPIRY = 1_000 * 365.25 * 86_400
@@ -211,7 +211,7 @@ class Repository:
             if place not in self._making:
                 return await self._make(scope, key, factory, expires_in)
             maker, made = self._making[place]
-            if maker is asyncio.current_task():
+            if maker is current_caller():
                 raise InvalidArgumentError(
                     "factory", f"asked for {scope.at(key)} itself", "compute the value in it"
                 )
@@ -280,7 +280,7 @@ class Repository:
         with self._lines.at(scope, key) as line:
             await line.enter(time.monotonic() + self._timeout)
             try:
-                line.editor = asyncio.current_task()
+                line.editor = current_caller()
                 free = await self._backend.lock(scope, key)
                 try:
                     row, base = await self._base(line, certain=True)
@@ -385,7 +385,7 @@ class Repository:
     ) -> Any:
         place = (scope, key)
         made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._making[place] = (asyncio.current_task(), made)
+        self._making[place] = (current_caller(), made)
         try:
             value = factory()
             if inspect.isawaitable(value):

@@ -1,0 +1,198 @@
+"""For hosts that speak ASGI: bind the caller of each request, and open and close the store.
+
+```python
+from cat.asgi import UserMiddleware
+
+
+def identify(scope):
+    return None  # the user id of the request, as your host knows it
+
+
+async def app(scope, receive, send): ...
+
+
+app = UserMiddleware(app, identify=identify)
+```
+
+It is pure ASGI: Starlette's `BaseHTTPMiddleware` runs the endpoint in another
+context (https://www.starlette.io/middleware/#limitations), and needs nothing
+but the standard library.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from cat import context
+from cat.errors import MissingMiddlewareError
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    UserId = str | int | UUID
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Identify = Callable[[Scope], "UserId | Awaitable[UserId | None] | None"]
+
+
+class UserMiddleware:
+    """Bind the user of every HTTP request and websocket, or nobody, while `app` serves it.
+
+    `identify` takes the ASGI scope and returns a user id, or `None` for
+    nobody; it may be a coroutine function. What it raises fails the request.
+    Nobody is bound too: a server may hand the context of one request on to the
+    next of the same connection. With `identify=lambda scope: None`, the
+    request's code says who it is with `bind_user`.
+
+    When the server starts, the store is opened, and the start fails if that
+    does; when it stops, after the last request, the store is closed.
+
+    ```python
+    from cat.asgi import UserMiddleware
+
+    async def app(scope, receive, send): ...
+
+    def identify(scope):
+        return {b"key-of-alice": "alice"}.get(dict(scope["headers"]).get(b"x-key"))
+
+    served = UserMiddleware(app, identify=identify)
+    ```
+    """
+
+    def __init__(self, app: App, *, identify: Identify) -> None:
+        self.app = app
+        self._identify = identify
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, _opening(send))
+            return
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        # Nobody is bound already while `identify` runs, and if it raises.
+        with context.request():
+            user_id = self._identify(scope)
+            if inspect.isawaitable(user_id):
+                user_id = await user_id
+            if user_id is not None:
+                context.bind(user_id)
+            await self.app(scope, receive, send)
+
+
+def bind_user(user_id: "UserId") -> None:
+    """Say who the caller of the current request is, from any code that serves it.
+
+    For hosts that learn it inside the application, as from a FastAPI
+    dependency, plain or async. `UserMiddleware` has to be around it. Binding
+    the same user again does nothing.
+
+    Raises `InvalidUserError`, `AlreadyBoundError` if another user is bound,
+    and `MissingMiddlewareError` outside a request.
+
+    ```python
+    from fastapi import Depends, FastAPI
+
+    from cat import user
+    from cat.asgi import UserMiddleware, bind_user
+
+    def log_in(token: str = ""):
+        bind_user("alice")  # whoever your login says
+
+    app = FastAPI(dependencies=[Depends(log_in)])
+    app.add_middleware(UserMiddleware, identify=lambda scope: None)
+    ```
+    """
+    context.bind(user_id)
+
+
+def starlette_user(scope: Scope) -> str | None:
+    """Identify the user whom Starlette's `AuthenticationMiddleware` found, by `identity`.
+
+    For `UserMiddleware(app, identify=starlette_user)`, inside that middleware.
+
+    Raises `MissingMiddlewareError` if it has not run before.
+
+    ```python
+    from starlette.applications import Starlette
+    from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+    from starlette.middleware import Middleware
+    from starlette.middleware.authentication import AuthenticationMiddleware
+
+    from cat.asgi import UserMiddleware, starlette_user
+
+    class Tokens(AuthenticationBackend):
+        async def authenticate(self, conn):
+            return AuthCredentials(), SimpleUser("alice")
+
+    app = Starlette(
+        middleware=[
+            Middleware(AuthenticationMiddleware, backend=Tokens()),
+            Middleware(UserMiddleware, identify=starlette_user),
+        ]
+    )
+    ```
+    """
+    if "user" not in scope:
+        raise MissingMiddlewareError(
+            "starlette_user() finds no user in the request: AuthenticationMiddleware has not run. "
+            "List it before UserMiddleware in middleware=[...], or add it after it with "
+            "app.add_middleware(), where the last to be added runs first"
+        )
+    found = scope["user"]
+    if not found.is_authenticated:
+        return None
+    try:
+        return str(found.identity)
+    except NotImplementedError:  # Starlette's own SimpleUser has none, and is its name
+        return str(found.display_name)
+
+
+async def unauthorized(
+    request: "Request",
+    error: Exception,  # noqa: ARG001  # as a handler is called
+) -> "Response | None":
+    """Answer 401 where a user is needed and nobody is bound; a websocket is closed with 1008.
+
+    An exception handler for Starlette and FastAPI; `request` and `error` are
+    what they give it.
+
+    ```python
+    from fastapi import FastAPI
+
+    from cat.asgi import unauthorized
+    from cat.errors import NoUserError
+
+    app = FastAPI(exception_handlers={NoUserError: unauthorized})
+    ```
+    """
+    from starlette.responses import JSONResponse  # noqa: PLC0415  # those who use it have it
+    from starlette.websockets import WebSocket  # noqa: PLC0415
+
+    if isinstance(request, WebSocket):
+        await request.close(1008, "Not authenticated")
+        return None
+    return JSONResponse(
+        {"detail": "Not authenticated"}, 401, headers={"WWW-Authenticate": "Bearer"}
+    )
+
+
+def _opening(send: Send) -> Send:
+    """Return `send` for a lifespan, with the store open from its start to its end."""
+
+    async def send_and_open(message: Message) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            await context.repository().open()
+        elif message["type"].startswith("lifespan.shutdown."):
+            await context.close()
+        await send(message)
+
+    return send_and_open

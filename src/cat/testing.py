@@ -1,0 +1,46 @@
+"""For tests of code that uses the stores: a home of its own for each test.
+
+The pytest plugin that comes with catstore offers this as the fixtures
+`cat_store` and `cat_as_user`; other test runners use `fresh_home`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cat import context
+
+
+@contextmanager
+def fresh_home(home: Path) -> Iterator[None]:
+    """Let `store` and `user` begin anew in the directory `home`, until the block ends.
+
+    Then all is closed, and what was used before is used again. Event loops
+    that go on, such as one for all tests of a session, are taken care of; they
+    must not be running when the block begins and ends, as in a fixture that is
+    not a coroutine.
+
+    Raises `RuntimeError` inside a running event loop or a `connect()`.
+
+    ```python
+    import asyncio
+    import tempfile
+    from pathlib import Path
+
+    from cat import store
+    from cat.testing import fresh_home
+
+    with tempfile.TemporaryDirectory() as directory, fresh_home(home=Path(directory)):
+        asyncio.run(store.save("theme", "dark"))
+    ```
+    """
+    context.close_idle()
+    before = {name: os.environ.pop(name) for name in ("CAT_HOME", "CAT_URL") if name in os.environ}
+    os.environ["CAT_HOME"] = str(home)
+    try:
+        yield
+    finally:
+        del os.environ["CAT_HOME"]
+        os.environ.update(before)
+        context.close_idle()
