@@ -8,10 +8,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from cat import backends, settings
+from cat import backends, context, settings
 from cat.backends import Backend
 
 DEADLINE = 10.0
@@ -45,6 +46,23 @@ async def backend(request: pytest.FixtureRequest, home: Path) -> AsyncIterator[B
     made = backends.connect(settings.read({"CAT_URL": urls[request.param]}))
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="session")
+def private_loop() -> None:
+    """Start the thread of `cat.blocking`, which stays, before the tests that use it count theirs."""
+    from cat import blocking
+
+    blocking._private_loop()
+
+
+@pytest.fixture
+def door(private_loop: None, home: Path) -> Iterator[ModuleType]:
+    """Give `cat.blocking`, and close what it opened."""
+    from cat import blocking
+
+    yield blocking
+    context.close_idle()
 
 
 @pytest.fixture

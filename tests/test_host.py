@@ -39,7 +39,7 @@ def test_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
                 f"  {name} found {number - 1} of their todos, saved one more and has {number}; "
                 "none of another user."
             )
-        assert anonymous == "  anonymous asked for todos and got 401: no user is bound here."
+        assert anonymous == "  anonymous asked for todos and got 401: Not authenticated."
         assert hits == f"  Everyone's hits, counted together: {3 * number}."
         assert str(tmp_path / "data") in end
     assert (tmp_path / "data" / "cat.db").is_file()

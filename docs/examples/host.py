@@ -14,12 +14,11 @@ from typing import Annotated, Any
 
 import httpx
 import uvicorn
-from fastapi import APIRouter, Body, FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import APIRouter, Body, FastAPI
+from starlette.types import Scope
 
-import cat
-from cat import as_user, store, user
+from cat import store, user
+from cat.asgi import UserMiddleware, unauthorized
 from cat.errors import NoUserError
 
 # --- Plugin one: a hit counter that everyone shares.
@@ -65,39 +64,8 @@ def caller(scope: Scope) -> str | None:
     return USERS_BY_TOKEN.get(authorization.removeprefix("Bearer "))
 
 
-class BindUser:
-    """Bind the caller, or nobody, on every request.
-
-    Nobody must be bound too: a server may hand one request's context on to the
-    next one of the same connection.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        with as_user(caller(scope)):
-            await self.app(scope, receive, send)
-
-
-@asynccontextmanager
-async def database(_: FastAPI) -> AsyncIterator[None]:
-    """Open the store when the server starts, and close it when the server stops."""
-    async with cat.connect():
-        yield
-
-
-async def unauthorized(_: Request, error: Exception) -> JSONResponse:
-    """Answer 401 where a plugin needs a user and nobody is bound."""
-    return JSONResponse({"detail": str(error)}, status_code=401)
-
-
-app = FastAPI(lifespan=database, exception_handlers={NoUserError: unauthorized})
-app.add_middleware(BindUser)
+app = FastAPI(exception_handlers={NoUserError: unauthorized})
+app.add_middleware(UserMiddleware, identify=caller)
 app.include_router(hits)
 app.include_router(todos)
 
@@ -127,7 +95,7 @@ async def visit(address: str, name: str, token: str | None) -> str:
         (await http.post("/hits")).raise_for_status()
         before = await http.get("/todos")
         if before.status_code == httpx.codes.UNAUTHORIZED:
-            return f"{name} asked for todos and got 401: {before.json()['detail'].split(',')[0]}."
+            return f"{name} asked for todos and got 401: {before.json()['detail']}."
         after = await http.post("/todos", json=f"feed the cat, says {name}")
         texts = [todo["text"] for todo in after.raise_for_status().json()]
         mine = all(text.endswith(name) for text in texts)

@@ -21,18 +21,22 @@ but the standard library.
 
 import inspect
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from cat import context
 from cat.errors import MissingMiddlewareError
+from cat.scope import owner_of
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.websockets import WebSocket
 
     UserId = str | int | UUID
+
+__all__ = ["UserMiddleware", "bind_user", "starlette_user", "unauthorized"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -73,7 +77,7 @@ class UserMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, _opening(send))
+            await _Lifespan(receive, send).serve(self.app, scope)
             return
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
@@ -151,13 +155,25 @@ def starlette_user(scope: Scope) -> str | None:
     if not found.is_authenticated:
         return None
     try:
-        return str(found.identity)
-    except NotImplementedError:  # Starlette's own SimpleUser has none, and is its name
-        return str(found.display_name)
+        identity = found.identity
+    except NotImplementedError:
+        from starlette.authentication import SimpleUser  # noqa: PLC0415  # who calls this has it
+
+        # Older ones of these have none; the names of other users need not be unique.
+        if not isinstance(found, SimpleUser):
+            raise
+        identity = found.username
+    return owner_of(identity)
+
+
+@overload
+async def unauthorized(request: "Request", error: Exception) -> "Response": ...
+@overload
+async def unauthorized(request: "WebSocket", error: Exception) -> None: ...
 
 
 async def unauthorized(
-    request: "Request",
+    request: "Request | WebSocket",
     error: Exception,  # noqa: ARG001  # as a handler is called
 ) -> "Response | None":
     """Answer 401 where a user is needed and nobody is bound; a websocket is closed with 1008.
@@ -185,14 +201,47 @@ async def unauthorized(
     )
 
 
-def _opening(send: Send) -> Send:
-    """Return `send` for a lifespan, with the store open from its start to its end."""
+class _Lifespan:
+    """The life of a server, with the store open from its start to its end."""
 
-    async def send_and_open(message: Message) -> None:
-        if message["type"] == "lifespan.startup.complete":
-            await context.repository().open()
-        elif message["type"].startswith("lifespan.shutdown."):
-            await context.close()
-        await send(message)
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._heeded = False
+        self._opened = False
+        self._failed = False
 
-    return send_and_open
+    async def serve(self, app: App, scope: Scope) -> None:
+        try:
+            await app(scope, self.receive, self.send)
+        except Exception:
+            if self._heeded:
+                raise
+        if not self._heeded:  # Django, for one, raises, and a server goes on without it
+            for event in ("startup", "shutdown"):
+                await self.receive()
+                await self.send({"type": f"lifespan.{event}.complete"})
+
+    async def receive(self) -> Message:
+        self._heeded = True
+        return await self._receive()
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, when the store is open or closed as it says."""
+        self._heeded = True
+        if self._failed:  # an application that hears of it says so as well
+            return
+        event = message["type"].rpartition(".")[0]
+        try:
+            if message["type"] == "lifespan.startup.complete":
+                await context.enter()
+                self._opened = True
+            elif event == "lifespan.shutdown" and self._opened:
+                self._opened = False
+                await context.leave()
+        except Exception as error:
+            self._failed = True
+            told = f"{type(error).__name__}: {error}"
+            await self._send({"type": f"{event}.failed", "message": told})
+            raise
+        await self._send(message)

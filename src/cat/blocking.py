@@ -14,21 +14,23 @@ would stop everything else, it raises and says to await instead.
 
 import asyncio
 import atexit
-import builtins
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, NoReturn, Self, TypeVar, overload
 
 import cat.ambient as awaited
 from cat import context
+from cat.ambient import DictT, ListT
 from cat.context import as_user, current_user
 from cat.entry import Erased, Export, Info
-from cat.errors import WouldBlockError
+from cat.errors import WouldBlockError, shown
 from cat.line import caller
 from cat.repository import MISSING
 
@@ -53,8 +55,14 @@ __all__ = [
 T = TypeVar("T")
 D = TypeVar("D")
 
-_guard = threading.Lock()
+# Seconds of one trip to the loop of a scan, and of the closing at the end of the process.
+_SLICE = 0.001
+_FAREWELL = 5.0
+
+_guard = threading.RLock()  # a signal handler may use a store too
 _loop: asyncio.AbstractEventLoop | None = None
+# The thread in which the process ends, once it does.
+_ending: threading.Thread | None = None
 # Of the parent of this process. Collecting it would complain that it is open.
 _inherited: list[asyncio.AbstractEventLoop] = []
 
@@ -73,6 +81,19 @@ class Store:
         """See `cat.Store.save`."""
         saved: T = _run(self._store.save, key, value, expires_in=expires_in)
         return saved
+
+    @overload
+    def load(self, key: str, default: Any = None) -> Any: ...
+    @overload
+    def load(self, key: str, default: None = None, *, type: type[T]) -> T | None: ...
+    @overload
+    def load(self, key: str, default: list[Never], *, type: type[ListT]) -> ListT: ...
+    @overload
+    def load(self, key: str, default: dict[Never, Never], *, type: type[DictT]) -> DictT: ...
+    @overload
+    def load(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    def load(self, key: str, default: Any = None, *, type: Any) -> Any: ...
 
     def load(self, key: str, default: Any = None, *, type: Any = None) -> Any:  # noqa: A002  # as in `cat.Store`
         """See `cat.Store.load`."""
@@ -161,18 +182,32 @@ class Store:
         """See `cat.Store.namespaces`."""
         return _run(self._store.namespaces)
 
-    @contextmanager
-    def edit(self, key: str, default: Any = MISSING, *, type: Any = None) -> Iterator[Any]:  # noqa: A002  # as in `cat.Store`
+    @overload
+    def edit(self, key: str, default: Any = ...) -> AbstractContextManager[Any]: ...
+    @overload
+    def edit(self, key: str, *, type: type[T]) -> AbstractContextManager[T]: ...
+    @overload
+    def edit(
+        self, key: str, default: list[Never], *, type: type[ListT]
+    ) -> AbstractContextManager[ListT]: ...
+    @overload
+    def edit(
+        self, key: str, default: dict[Never, Never], *, type: type[DictT]
+    ) -> AbstractContextManager[DictT]: ...
+    @overload
+    def edit(self, key: str, default: D, *, type: type[T]) -> AbstractContextManager[T | D]: ...
+    @overload
+    def edit(self, key: str, default: Any = ..., *, type: Any) -> AbstractContextManager[Any]: ...
+
+    def edit(
+        self,
+        key: str,
+        default: Any = MISSING,
+        *,
+        type: Any = None,  # noqa: A002  # as in `cat.Store`
+    ) -> AbstractContextManager[Any]:
         """See `cat.Store.edit`."""
-        editing = _Editing(self._store, key, default, type)
-        # The value is not kept here: nothing but the block may refer to it.
-        try:
-            yield _run(editing.begin)
-        except BaseException as error:
-            if not _run(editing.end, builtins.type(error), error, error.__traceback__):
-                raise
-        else:
-            _run(editing.end, None, None, None)
+        return _Entered(_run(_called, self._store.edit, key, default, type=type))
 
     def scan(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
         """See `cat.Store.scan`."""
@@ -190,10 +225,13 @@ class Store:
         return place
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        self._store.__setattr__(name, value)
+        raise AttributeError(
+            f"{self!r} has no writable attributes, as all code shares it; keep a value with "
+            f"'….save({shown(name)}, …)'"
+        )
 
     def __delattr__(self, name: str) -> NoReturn:
-        self._store.__delattr__(name)
+        raise AttributeError(f"{self!r} has no attributes to delete; use '….delete(…)'")
 
     def __repr__(self) -> str:
         return repr(self._store).replace("<cat.", "<cat.blocking.", 1)
@@ -253,34 +291,95 @@ class connect:  # noqa: N801  # read as a phrase: with connect(home=...):
     """
 
     def __init__(self, *, url: str | None = None, home: str | Path | None = None) -> None:
-        self._connection = context.connect(url=url, home=home)
+        self._connection = _Entered(context.connect(url=url, home=home))
 
     def __enter__(self) -> None:
-        _run(self._connection.__aenter__)
+        self._connection.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        _run(self._connection.__aexit__)
+        self._connection.__exit__(None, None, None)
 
 
-class _Editing:
-    """An edit whose beginning and end are run one by one."""
+class _Entered(AbstractContextManager[T], Generic[T]):
+    """An asynchronous context manager that is entered and left on the private loop."""
 
-    def __init__(self, *wanted: Any) -> None:
-        self._wanted = wanted
+    def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:
+        self._manager = manager
+        self._entering: asyncio.Task[Any] | None = None
+        self._inside = False
 
-    async def begin(self) -> Any:
-        store, key, default, kind = self._wanted
-        self._edit = store.edit(key, default, type=kind)
-        return await self._edit.__aenter__()
+    def __enter__(self) -> T:
+        _refuse_to_block()
+        # The value is not kept here: nothing but an edit's block may refer to it.
+        try:
+            return _run(self._enter)
+        except BaseException as error:
+            _submit(self._undo, error).result()
+            raise
 
-    async def end(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        ended: bool | None = await self._edit.__aexit__(kind, error, traceback)
-        return ended
+        # Not cancelled if this thread is interrupted: it would stay entered.
+        return _submit(self._manager.__aexit__, kind, error, traceback).result()
+
+    async def _enter(self) -> T:
+        self._inside, self._entering = False, asyncio.current_task()
+        value = await self._manager.__aenter__()
+        self._inside, self._entering = True, None  # a task keeps its result
+        return value
+
+    async def _undo(self, error: BaseException) -> None:
+        """Leave it, if the thread was interrupted just when it was entered."""
+        if self._entering is not None:
+            self._entering.cancel()
+            await asyncio.gather(self._entering, return_exceptions=True)
+        if self._inside:
+            await self._manager.__aexit__(type(error), error, error.__traceback__)
+
+
+async def _called(function: Callable[..., T], *given: Any, **named: Any) -> T:
+    """Call a plain function where there is an event loop."""
+    return function(*given, **named)
+
+
+def _stepped(pairs: AsyncIterator[T]) -> Iterator[T]:
+    end = None
+    while end is None:
+        some, end = _run(_some, pairs)
+        yield from some
+    if not isinstance(end, StopAsyncIteration):
+        raise end
+
+
+async def _some(pairs: AsyncIterator[T]) -> tuple[list[T], Exception | None]:
+    """Return what comes within a moment, as each trip to the loop costs more than a pair does."""
+    some: list[T] = []
+    until = time.monotonic() + _SLICE
+    try:
+        while not some or time.monotonic() < until:
+            some.append(await anext(pairs))
+    except Exception as end:  # noqa: BLE001  # raised after what came before it
+        return some, end
+    return some, None
+
+
+def _run(function: Callable[..., Coroutine[Any, Any, T]], *given: Any, **named: Any) -> T:
+    """Run a coroutine function on the private loop, in the context of this thread, and wait."""
+    _refuse_to_block()
+    _rest_if_the_process_ends()
+    future = _submit(function, *given, **named)
+    try:
+        return future.result()
+    except BaseException:
+        _rest_if_the_process_ends()
+        raise
+    finally:
+        future.cancel()  # a KeyboardInterrupt ended the waiting
+        del future  # its exception refers to this frame
 
 
 def _refuse_to_block() -> None:
@@ -291,35 +390,22 @@ def _refuse_to_block() -> None:
     raise WouldBlockError
 
 
-async def _called(function: Callable[..., T], *given: Any) -> T:
-    """Call a plain function where there is an event loop."""
-    return function(*given)
+def _rest_if_the_process_ends() -> None:
+    """Let a daemon thread wait for the end instead of complaining that all is closed."""
+    if _ending not in (None, threading.current_thread()):
+        threading.Event().wait()
 
 
-def _stepped(pairs: AsyncIterator[T]) -> Iterator[T]:
-    end: Any = object()
-    while (pair := _run(_next, pairs, end)) is not end:
-        yield pair
-
-
-async def _next(pairs: AsyncIterator[T], end: T) -> T:
-    return await anext(pairs, end)
-
-
-def _run(function: Callable[..., Coroutine[Any, Any, T]], *given: Any, **named: Any) -> T:
-    """Run a coroutine function on the private loop, in the context of this thread, and wait."""
-    _refuse_to_block()
+def _submit(
+    function: Callable[..., Coroutine[Any, Any, T]], *given: Any, **named: Any
+) -> Future[T]:
     thread = threading.current_thread()
 
     async def run() -> T:
         caller.set(thread)
         return await function(*given, **named)
 
-    future = asyncio.run_coroutine_threadsafe(run(), _private_loop())
-    try:
-        return future.result()
-    finally:
-        future.cancel()  # a KeyboardInterrupt ended the waiting
+    return asyncio.run_coroutine_threadsafe(run(), _private_loop())
 
 
 def _private_loop() -> asyncio.AbstractEventLoop:
@@ -327,30 +413,41 @@ def _private_loop() -> asyncio.AbstractEventLoop:
     global _loop  # noqa: PLW0603
     with _guard:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_loop.run_forever, name="cat.blocking", daemon=True)
-            thread.start()
-            atexit.register(_close, _loop, thread)
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=_turn, args=[loop], name="cat.blocking", daemon=True).start()
+            _loop = loop
         return _loop
 
 
-def _close(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    """Close what is open, at the end of the process."""
-    asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+def _turn(loop: asyncio.AbstractEventLoop) -> NoReturn:
+    while True:
+        # A function given to a verb may raise what ends a loop: it is its caller's.
+        with suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
+
+
+def _end() -> None:
+    """Close what is open, at the end of the process, or as much of it as takes seconds.
+
+    The loop goes on: daemon threads may still use it, and its thread is one.
+    """
+    global _loop, _ending  # noqa: PLW0603
+    _ending = threading.current_thread()
+    with _guard:
+        loop, _loop = _loop, None  # what still comes, from another exit handler, begins anew
+    if loop is not None:
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(_FAREWELL)
 
 
 def _forget() -> None:
     """Begin anew in a forked child, where the thread of the loop is not."""
-    global _loop, _guard  # noqa: PLW0603
+    global _guard, _loop, _ending
     if _loop is not None:
         _inherited.append(_loop)
-        atexit.unregister(_close)
-    _loop = None
-    _guard = threading.Lock()
+    _guard, _loop, _ending = threading.RLock(), None, None
 
 
+atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -32,15 +32,17 @@ class _Bound:
     """What an event loop uses.
 
     `users` counts the `connect()` blocks it is open for, and one for the loop
-    itself if it was opened on demand; the last to leave closes it.
+    itself if it was opened on demand; the last to leave closes it. That of the
+    loop leaves with the last of its `servers`.
     """
 
-    __slots__ = ("lifetime", "on_demand", "repository", "settings", "users")
+    __slots__ = ("lifetime", "on_demand", "repository", "servers", "settings", "users")
 
     def __init__(self, repository: Repository, settings: Settings) -> None:
         self.repository = repository
         self.settings = settings
         self.users = 0
+        self.servers = 0
         self.on_demand = False
         self.lifetime = _lifetime(repository)
 
@@ -48,11 +50,23 @@ class _Bound:
 class _Request:
     """The user of one request, who may become known in the course of it, in any thread."""
 
-    __slots__ = ("owner",)
+    __slots__ = ("_said",)
 
     def __init__(self) -> None:
-        self.owner: str | None = None
+        self._said: dict[str, str] = {}
 
+    @property
+    def owner(self) -> str | None:
+        return self._said.get("owner")
+
+    def bind(self, owner: str) -> None:
+        # In one step: two threads may do so at once, and one alone is to be believed.
+        bound = self._said.setdefault("owner", owner)
+        if bound != owner:
+            raise AlreadyBoundError(bound, owner)
+
+
+_PATIENCE = 10.0  # seconds
 
 _user: ContextVar[str | _Request | None] = ContextVar("cat_user", default=None)
 _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
@@ -139,10 +153,7 @@ def bind(user_id: "str | int | UUID") -> None:
             "bind_user() works inside a request, and there is none here: add cat.asgi."
             "UserMiddleware to the application, or use 'with cat.as_user(id):'"
         )
-    owner = owner_of(user_id)
-    if bound.owner not in (None, owner):
-        raise AlreadyBoundError(bound.owner, owner)
-    bound.owner = owner
+    bound.bind(owner_of(user_id))
 
 
 def repository() -> Repository:
@@ -156,6 +167,23 @@ def repository() -> Repository:
     return bound.repository
 
 
+async def enter() -> None:
+    """Open the repository of the running event loop for a server, until it calls `leave`."""
+    repository()
+    bound = _bound[asyncio.get_running_loop()]
+    await bound.repository.open()
+    bound.servers += 1
+
+
+async def leave() -> None:
+    """Close what was opened on demand, when the last server of the running event loop leaves."""
+    bound = _bound.get(asyncio.get_running_loop())
+    if bound is not None:
+        bound.servers -= 1
+        if bound.servers <= 0:
+            await close()
+
+
 async def close() -> None:
     """Close what the running event loop opened on demand, unless a `connect()` still uses it."""
     loop = asyncio.get_running_loop()
@@ -166,16 +194,40 @@ async def close() -> None:
 
 
 def close_idle() -> None:
-    """Close what event loops that are not running now opened on demand, from outside of them."""
+    """Close what event loops opened on demand, from outside of them: all begin anew.
+
+    Raises `RuntimeError` inside a running event loop, and if a `connect()` is open.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError("an event loop is running here, and cannot be waited for; end it first")
     for loop in list(_bound):
         if loop.is_closed():
-            continue  # seen to when the next is opened
+            continue  # seen to below
         if loop.is_running():
-            raise RuntimeError("an event loop that uses the store is running; end it first")
-        loop.run_until_complete(close())
-        if loop in _bound:
+            _close_in_its_thread(loop)
+        else:
+            loop.run_until_complete(close())
+        if loop in _bound and not loop.is_closed():
             raise RuntimeError("a cat.connect() is open on an event loop; leave it first")
     _close_what_was_left()
+
+
+def _close_in_its_thread(loop: asyncio.AbstractEventLoop) -> None:
+    """Close what a loop that another thread runs opened, as that of `cat.blocking`."""
+    closing = asyncio.run_coroutine_threadsafe(close(), loop)
+    try:
+        closing.result(_PATIENCE)
+    except TimeoutError:
+        closing.cancel()
+        if loop.is_running():
+            raise RuntimeError(
+                f"an event loop that uses the store does not answer for {_PATIENCE:g} seconds; "
+                "end it first"
+            ) from None
 
 
 def home() -> Path:

@@ -26,6 +26,15 @@ def current_caller() -> object:
     return caller.get() or asyncio.current_task()
 
 
+class Chain:
+    """Changes that build on one another: where one is not stored, those after it will not be."""
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken = False
+
+
 class Head(NamedTuple):
     """An entry as it will be once `written` has succeeded.
 
@@ -35,6 +44,7 @@ class Head(NamedTuple):
     row: Row
     written: "asyncio.Future[Any]"
     certain: bool
+    chain: Chain
 
 
 class Line:
@@ -54,12 +64,22 @@ class Line:
 
     @property
     def head(self) -> Head | None:
-        """What is on its way to the database, so that the next change can build on it."""
+        """What is on its way to the database, so that the next change can build on it.
+
+        Not if something before it was not stored: those who build on what
+        cannot be stored, and try again, would find each other for ever.
+        """
         head = self._head
-        return None if head is None or head.written.done() else head
+        return None if head is None or head.written.done() or head.chain.broken else head
 
     @head.setter
     def head(self, head: Head) -> None:
+        def settle(done: "asyncio.Future[Any]") -> None:
+            if done.cancelled() or done.exception() is not None:
+                head.chain.broken = True
+
+        # Before whoever awaits it wakes and tries again.
+        head.written.add_done_callback(settle)
         self._head = head
 
     async def enter(self, deadline: float) -> None:

@@ -48,7 +48,7 @@ from cat.errors import (
     UnstorableValueError,
     shown,
 )
-from cat.line import Head, Line, Lines, current_caller
+from cat.line import Chain, Head, Line, Lines, current_caller
 from cat.scope import Scope
 
 _LONGEST_EXPIRY = 1_000 * 365.25 * 86_400
@@ -295,7 +295,7 @@ class Repository:
                     if wanted is not None:
                         codec.decode_as(wanted, text, name)
                     draft = _Draft(text, size, row.expires if row else None)
-                    written = self._submit(line, row, draft, certain=True)
+                    written = self._submit(line, row, draft, base, certain=True)
                 except BaseException:
                     free()
                     raise
@@ -306,7 +306,7 @@ class Repository:
             try:
                 await asyncio.shield(written)
             except ConflictError:
-                reason = base.exception() if base is not None else None
+                reason = base.written.exception() if base is not None else None
                 if reason is not None:
                     raise copy.copy(reason) from None  # why there is not what this one changed
                 raise
@@ -333,10 +333,10 @@ class Repository:
                         draft = compute(row)
                     except Exception:
                         # It refuses a value that may never be stored: see if it is.
-                        if base is None or await _succeeds(base):
+                        if base is None or await _succeeds(base.written):
                             raise
                         continue
-                    written = self._submit(line, row, draft, certain=False)
+                    written = self._submit(line, row, draft, base, certain=False)
                 finally:
                     line.leave()
                 try:
@@ -348,20 +348,19 @@ class Repository:
                 self._check_time(scope, key, deadline)
 
     def _submit(
-        self, line: Line, row: Row | None, draft: _Draft, *, certain: bool
+        self, line: Line, row: Row | None, draft: _Draft, base: Head | None, *, certain: bool
     ) -> "asyncio.Future[Any]":
         """Put a change on its way, which holds if the entry is `row` when it arrives."""
         expected = ABSENT if row is None else row.revision
         now = self._now()
         put = self._put(line.scope, line.key, draft, now, expected)
         written = self._backend.write([put], now)
-        line.head = Head(Row(draft.text, put.meta.revision, draft.expires), written, certain)
+        chain = base.chain if base else Chain()
+        line.head = Head(Row(draft.text, put.meta.revision, draft.expires), written, certain, chain)
         return written
 
-    async def _base(
-        self, line: Line, *, certain: bool
-    ) -> "tuple[Row | None, asyncio.Future[Any] | None]":
-        """Return the live entry that a change builds on, and what it waits for if it is not stored.
+    async def _base(self, line: Line, *, certain: bool) -> tuple[Row | None, Head | None]:
+        """Return the live entry that a change builds on, and what it is if it is not stored yet.
 
         An edit cannot run again, so it builds only on what no caller can take back.
         """
@@ -369,7 +368,7 @@ class Repository:
         if head is not None and certain and not head.certain:
             await asyncio.wait([head.written])
         elif head is not None and self._live(head.row.expires):
-            return head.row, head.written
+            return head.row, head
         return await self._read(line.scope, line.key), None
 
     def _check_time(self, scope: Scope, key: str, deadline: float) -> None:

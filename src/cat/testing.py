@@ -17,11 +17,11 @@ def fresh_home(home: Path) -> Iterator[None]:
     """Let `store` and `user` begin anew in the directory `home`, until the block ends.
 
     Then all is closed, and what was used before is used again. Event loops
-    that go on, such as one for all tests of a session, are taken care of; they
-    must not be running when the block begins and ends, as in a fixture that is
-    not a coroutine.
+    that go on are taken care of, such as one for all tests of a session, one
+    that another thread runs, and that of `cat.blocking`.
 
-    Raises `RuntimeError` inside a running event loop or a `connect()`.
+    Raises `RuntimeError` inside a running event loop, so in a test or a fixture
+    that is a coroutine function, and inside a `connect()`.
 
     ```python
     import asyncio
@@ -36,11 +36,17 @@ def fresh_home(home: Path) -> Iterator[None]:
     ```
     """
     context.close_idle()
-    before = {name: os.environ.pop(name) for name in ("CAT_HOME", "CAT_URL") if name in os.environ}
+    before = _without_settings()
     os.environ["CAT_HOME"] = str(home)
     try:
         yield
     finally:
-        del os.environ["CAT_HOME"]
+        _without_settings()
         os.environ.update(before)
         context.close_idle()
+
+
+def _without_settings() -> dict[str, str]:
+    """Take what says where the data lies out of the environment, and return it."""
+    names = ("CAT_HOME", "CAT_URL")
+    return {name: os.environ.pop(name) for name in names if name in os.environ}
