@@ -16,12 +16,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from cat import codec
 from cat.backends import Backend
 from cat.entry import (
     ABSENT,
+    UNKNOWN,
     Clear,
     ClearNamespace,
     ClearOwner,
@@ -131,10 +133,14 @@ class Repository:
         key = self._checked(key)
         if wanted is not None:
             codec.adapter_of(wanted)  # raises for what is no type, stored or not
-        row = await self._backend.get(scope, key)
-        if row is None or not self._live(row.expires):
+        row = self._backend.peek(scope, key)
+        if row is UNKNOWN:
+            row = await self._backend.get(scope, key)
+        if row is None or not (row.expires is None or self._live(row.expires)):
             return default
-        return self._value(scope, key, row.value, wanted)
+        if wanted is None:
+            return codec.decode(row.value, partial(scope.at, key))
+        return codec.decode_as(wanted, row.value, partial(scope.at, key))
 
     async def exists(self, scope: Scope, key: str) -> bool:
         """Say whether there is an entry; a stored `None` is one."""
@@ -293,7 +299,7 @@ class Repository:
                         raise ReboundError(name)  # noqa: TRY301  # freed below
                     text, size = self._encoded(value)
                     if wanted is not None:
-                        codec.decode_as(wanted, text, name)
+                        codec.decode_as(wanted, text, partial(scope.at, key))
                     draft = _Draft(text, size, row.expires if row else None)
                     written = self._submit(line, row, draft, certain=True)
                 except BaseException:
@@ -558,14 +564,15 @@ class Repository:
 
     async def _read(self, scope: Scope, key: str) -> Row | None:
         """Return the entry if it is live."""
-        row = await self._backend.get(scope, key)
+        row = self._backend.peek(scope, key)
+        if row is UNKNOWN:
+            row = await self._backend.get(scope, key)
         return row if row is not None and self._live(row.expires) else None
 
     def _value(self, scope: Scope, key: str, text: str, wanted: Any) -> Any:
-        where = scope.at(key)
         if wanted is None:
-            return codec.decode(text, where)
-        return codec.decode_as(wanted, text, where)
+            return codec.decode(text, partial(scope.at, key))
+        return codec.decode_as(wanted, text, partial(scope.at, key))
 
     def _encoded(self, value: object) -> tuple[str, int]:
         return codec.encode(value, self._max_value_bytes)

@@ -27,6 +27,9 @@ class Backend(Protocol):
     async def open(self) -> None:
         """Make ready for use, once: files, locks, migrations. Every other method does so too."""
 
+    def peek(self, scope: Scope, key: str) -> Row | None:
+        """Return what `get` would, if that takes no waiting, and else `UNKNOWN`."""
+
     async def get(self, scope: Scope, key: str) -> Row | None:
         """Return the entry, expired or not; it sees every write that has returned anywhere."""
 

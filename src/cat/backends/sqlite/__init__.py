@@ -16,22 +16,22 @@ from cat.backends.sqlite.locks import Locks
 from cat.backends.sqlite.start import beside, connect
 from cat.backends.sqlite.worker import Worker, drive, settle
 from cat.backends.sqlite.writer import Writer
-from cat.entry import Answer, Change, Meta, Range, Row
+from cat.entry import UNKNOWN, Answer, Change, Meta, Range, Row
 from cat.errors import DatabaseUnavailableError
 from cat.scope import Scope
+
+# A value of more than 256 KiB would hold the event loop for longer than a hop to
+# a thread costs; `size` stands before `value`, so this is decided without reading it.
+PEEK = """
+SELECT CASE WHEN size <= 262144 THEN value END, revision, expires
+FROM entries WHERE owner = ? AND namespace = ? AND key = ?
+"""
 
 # As a BLOB, so that bytes that are not UTF-8 do not raise in the driver, whose
 # message would quote them.
 GET = """
 SELECT CAST(value AS BLOB), revision, expires FROM entries
 WHERE owner = ? AND namespace = ? AND key = ?
-"""
-
-# A value of more than 256 KiB would hold the event loop for longer than a hop to
-# a thread costs; `size` stands before `value`, so this is decided without reading it.
-GET_INLINE = """
-SELECT CASE WHEN size <= 262144 THEN CAST(value AS BLOB) END, revision, expires
-FROM entries WHERE owner = ? AND namespace = ? AND key = ?
 """
 
 STAT = """
@@ -124,15 +124,35 @@ class SQLite:
     async def open(self) -> None:
         await self._current().opened()
 
+    def peek(self, scope: Scope, key: str) -> Row | None:
+        with self._in_use:
+            if self._reader is None:
+                return UNKNOWN
+            try:
+                rows = self._reader.execute(PEEK, (scope.owner, scope.namespace, key)).fetchall()
+            except sqlite3.Error:  # what is wrong, `get` will tell
+                return UNKNOWN
+        if not rows:
+            return None
+        [(value, revision, expires)] = rows
+        return UNKNOWN if value is None else Row(value, revision, expires)
+
     async def get(self, scope: Scope, key: str) -> Row | None:
-        rows = await self._read(GET_INLINE, scope, key)
-        if rows and rows[0][0] is None:
+        if self._reader is None:
+            await self._open_reader()
+        row = self.peek(scope, key)
+        if row is UNKNOWN:
             rows = await self._on_thread(_fetch, GET, (*scope, key))
-        return Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
+            row = Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
+        return row
 
     async def stat(self, scope: Scope, key: str) -> Meta | None:
-        rows = await self._read(STAT, scope, key)
-        return Meta(*rows[0]) if rows else None
+        if self._reader is None:
+            await self._open_reader()
+        with self._in_use, suppress(sqlite3.Error):
+            if self._reader is not None:
+                return _meta(self._reader.execute(STAT, (*scope, key)).fetchall())
+        return _meta(await self._on_thread(_fetch, STAT, (*scope, key)))
 
     async def pick(self, scope: Scope, keys: Sequence[str]) -> dict[str, Row]:
         rows = await self._on_thread(_fetch, PICK, (*scope, json.dumps(keys)))
@@ -219,14 +239,6 @@ class SQLite:
             )
         return real
 
-    async def _read(self, sql: str, scope: Scope, key: str) -> list[Any]:
-        if self._reader is None:
-            await self._open_reader()
-        with self._in_use, suppress(sqlite3.Error):  # what is wrong, the thread will tell
-            if self._reader is not None:
-                return self._reader.execute(sql, (*scope, key)).fetchall()
-        return await self._on_thread(_fetch, sql, (*scope, key))
-
     async def _open_reader(self) -> None:
         await self._current().opened()
         self._current()  # raises if it was closed meanwhile
@@ -300,6 +312,10 @@ def _page(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
             if size >= PAGE_BYTES:
                 break
     return rows
+
+
+def _meta(rows: list[Any]) -> Meta | None:
+    return Meta(*rows[0]) if rows else None
 
 
 def _text(value: bytes) -> str:

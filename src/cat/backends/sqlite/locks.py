@@ -53,6 +53,7 @@ class Locks:
         self._directory = directory
         self._timeout = timeout
         self._held: dict[str, _Held] = {}
+        self._files: dict[str, FileLock] = {}  # to make one costs as much as to use it
 
     async def acquire(self, scope: Scope, key: str) -> Callable[[], None]:
         """Lock a key and return what frees it, once; see `Backend.lock`."""
@@ -91,10 +92,11 @@ class Locks:
         from filelock import FileLock, Timeout  # noqa: PLC0415  # 12 ms, for those who edit
 
         file = self._directory / name
-        if not file.exists():
+        if name not in self._files:
             make_directory(self._directory)
             make_file(file)
-        lock = FileLock(file, mode=0o600, thread_local=False)
+            self._files[name] = FileLock(file, mode=0o600, thread_local=False)
+        lock = self._files[name]
         try:
             lock.acquire(blocking=False)
         except Timeout:
