@@ -182,7 +182,7 @@ def _refuse_constant(name: str) -> NoReturn:
 _loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
-def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one for each kind of value
+def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911  # one for each kind of value
     """Return `value` made of what JSON has, the same object where that is so already."""
     kind = type(value)
     if kind is str:

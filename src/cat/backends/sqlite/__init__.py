@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cat.backends.sqlite.faults import mapped
 from cat.backends.sqlite.locks import Locks
@@ -97,6 +97,9 @@ SELECT name FROM found WHERE name > ''
 """
 
 
+T = TypeVar("T")
+
+
 class SQLite:
     """A database at `path`, for one event loop; nothing is touched before the first verb.
 
@@ -155,13 +158,15 @@ class SQLite:
         return _meta(await self._on_thread(_fetch, STAT, (*scope, key)))
 
     async def pick(self, scope: Scope, keys: Sequence[str]) -> dict[str, Row]:
-        rows = await self._on_thread(_fetch, PICK, (*scope, json.dumps(keys)))
-        return {key: Row(_text(value), *rest) for key, value, *rest in rows}
+        def fetch(raw: sqlite3.Connection, sql: str, keys: Sequence[str]) -> dict[str, Row]:
+            rows = raw.execute(sql, (*scope, json.dumps(keys)))
+            return {key: Row(_text(value), *rest) for key, value, *rest in rows}
+
+        return await self._on_thread(fetch, PICK, keys)
 
     async def keys(self, within: Range, now: float, limit: int | None) -> list[str]:
         most = -1 if limit is None else limit
-        rows = await self._on_thread(_fetch, KEYS, (*_bounds(within), now, most))
-        return [key for (key,) in rows]
+        return await self._on_thread(_first_column, KEYS, (*_bounds(within), now, most))
 
     async def scan(self, within: Range, now: float) -> list[tuple[str, Row]]:
         rows = await self._on_thread(_page, SCAN, (*_bounds(within), now))
@@ -174,21 +179,19 @@ class SQLite:
         return int(count)
 
     async def namespaces(self, owner: str, now: float) -> list[str]:
-        rows = await self._on_thread(_fetch, NAMESPACES, {"owner": owner, "now": now})
-        return [name for (name,) in rows]
+        return await self._on_thread(_first_column, NAMESPACES, {"owner": owner, "now": now})
 
     async def owners(self, now: float) -> list[str]:
-        rows = await self._on_thread(_fetch, OWNERS, {"now": now})
-        return [name for (name,) in rows]
+        return await self._on_thread(_first_column, OWNERS, {"now": now})
 
     def write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[list[Answer]]":
         return self._current().write(changes, now)
 
-    async def lock(self, scope: Scope, key: str) -> Callable[[], None]:
+    async def lock(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
         await self._current().opened()  # so that there is a directory
         if self._locks is None:
             self._locks = Locks(beside(self._real(), "-locks"), self._timeout)
-        return await self._locks.acquire(scope, key)
+        return await self._locks.acquire(scope, key, holder)
 
     async def scrub(self) -> None:
         await self._current().scrub()
@@ -246,9 +249,7 @@ class SQLite:
             with self._in_use, suppress(sqlite3.Error):  # busy: then it is opened another time
                 self._reader = connect(self._path, "ro", 0)
 
-    async def _on_thread(
-        self, fetch: Callable[..., list[Any]], sql: str, parameters: Any
-    ) -> list[Any]:
+    async def _on_thread(self, fetch: Callable[..., T], sql: str, parameters: Any) -> T:
         """Return what `fetch` reads on a thread, with a connection that waits for others."""
         if self._slow is None:
             await self._current().opened()  # a reader makes no database
@@ -298,6 +299,10 @@ def _bounds(within: Range) -> tuple[Any, ...]:
 
 def _fetch(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
     return raw.execute(sql, parameters).fetchall()
+
+
+def _first_column(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[str]:
+    return [value for (value,) in raw.execute(sql, parameters)]
 
 
 def _page(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:

@@ -34,7 +34,7 @@ from cat.backends.sqlite.start import (
 )
 from cat.backends.sqlite.worker import Worker, settle
 from cat.entry import Change, Put, Removed
-from cat.errors import CatError, DatabaseBusyError, DatabaseReplacedError
+from cat.errors import CatError, DatabaseBusyError, DatabaseReplacedError, NotScrubbedError
 from cat.files import size_of
 
 LOG = logging.getLogger("cat")
@@ -66,8 +66,6 @@ FREE_PAGES = "PRAGMA freelist_count"
 ROWS_AT_ONCE = (64, 16, 4, 1)
 CUT_LOG = "PRAGMA journal_size_limit = 0"
 KEEP_LOG = f"PRAGMA journal_size_limit = {LOG_BYTES}"
-# A header, and the page that the cutting commit touched, with room for others'.
-CUT_LOG_BYTES = 32 + 16 * (4096 + 24)
 
 
 class _Call:
@@ -135,11 +133,13 @@ class Writer:
         return call.future
 
     async def scrub(self) -> None:
-        """Leave nothing of what was removed in the log."""
+        """Leave nothing of what was removed in the log; writes go on between the attempts."""
         await self.opened()
-        error = await self._worker.run(self._thread_scrub)
-        if error is not None:
-            raise error
+        deadline = time.monotonic() + self._timeout
+        while not await self._worker.run(self._thread_scrub):
+            if time.monotonic() > deadline:
+                raise NotScrubbedError(self._path, self._timeout)
+            await asyncio.sleep(random.uniform(0.002, 0.02))  # noqa: S311  # not a secret
 
     async def close(self) -> None:
         """Wait for what is in flight, sync it, and close everything."""
@@ -253,22 +253,22 @@ class Writer:
 
     def _thread_attempt(self, batch: list[_Call]) -> CatError | None:
         """Run one transaction, and return why it failed or `None`."""
-        commits = syncs = False
+        commits = False
         try:
-            raw = self._worker.connection()
-            if self._interval:
-                syncs = time.monotonic() - self._synced >= INTERVAL
-                raw.execute(SYNC_EACH if syncs else SYNC_NONE)
+            syncs = not self._interval or time.monotonic() - self._synced >= INTERVAL
+            raw = self._thread_begin(
+                SYNC_EACH if syncs else SYNC_NONE,
+                min(call.deadline for call in batch),
+                lambda: all(call.future.done() for call in batch),
+            )
             with _rolled_back(raw):
-                self._thread_begin(
-                    raw,
-                    min(call.deadline for call in batch),
-                    lambda: all(call.future.done() for call in batch),
-                )
                 # Whoever was cancelled meanwhile is left out: no write comes late.
                 calls = [call for call in batch if not call.future.done()]
                 outcomes = make(raw, [(call.changes, call.now) for call in calls])
-                removed = remove_expired(raw, max((call.now for call in calls), default=0.0))
+                # As many as come go, or they would pile up; and never very many at once.
+                most = min(max(200, 2 * sum(len(call.changes) for call in calls)), BATCH_CHANGES)
+                now = max((call.now for call in calls), default=0.0)
+                removed = remove_expired(raw, now, most)
                 [(free,)] = raw.execute(FREE_PAGES).fetchall()
                 if identity_of(self._path) != self._identity:
                     return DatabaseReplacedError(self._path)
@@ -292,22 +292,24 @@ class Writer:
         # What is deleted is overwritten, as secure_delete is on, and logged too.
         self._pages += 1 + max(0, free - self._free)
         self._free = free
-        if self._interval:
-            self._unsynced = not syncs
+        self._unsynced = not syncs
         if syncs:
             self._synced = time.monotonic()
         return None
 
     def _thread_begin(
-        self, raw: sqlite3.Connection, deadline: float, is_pointless: Callable[[], bool]
-    ) -> None:
+        self, sync: str, deadline: float, is_pointless: Callable[[], bool]
+    ) -> sqlite3.Connection:
         """Take the write lock, and wait for it until the deadline, or until that is pointless.
 
         SQLite's own waiting doubles its pauses up to 100 ms, so that whoever
         came last wins again and again. Short pauses give each the same chance.
         """
         while True:
+            raw = self._worker.connection()  # another one, if the process forked meanwhile
             try:
+                if self._interval:
+                    raw.execute(sync)
                 raw.execute(BEGIN)
             except sqlite3.OperationalError as error:
                 gone = self._worker.left or is_pointless()
@@ -315,7 +317,7 @@ class Writer:
                     raise
                 self._worker.rest(random.uniform(0.0002, 0.001))  # noqa: S311  # not a secret
             else:
-                return
+                return raw
 
     def _thread_tend_log(self) -> None:
         """Copy the log back into the database if it has grown long.
@@ -324,57 +326,56 @@ class Writer:
         will be another look.
         """
         try:
-            if size_of(beside(self._path, "-wal")) <= LOG_BYTES:
-                return
-            self._thread_copy_back(0)
+            if size_of(beside(self._path, "-wal")) > LOG_BYTES:
+                self._thread_copy_back()
         except (sqlite3.Error, OSError) as error:
             if not (isinstance(error, sqlite3.Error) and is_busy(error)):  # by another process
                 LOG.warning("the write-ahead log could not be copied back: %s", error)
 
-    def _thread_copy_back(self, deadline: float) -> None:
-        """Copy the log back into the database, as far as readers let it."""
+    def _thread_copy_back(self) -> tuple[int, int]:
+        """Copy the log back as far as readers let it; return its pages, and how many were moved."""
         raw = self._worker.connection()
         with _rolled_back(raw), closing(connect(self._path, "rw", 0)) as other:
-            self._thread_begin(raw, deadline, bool)
-            other.execute(CHECKPOINT).fetchall()
+            raw.execute(BEGIN)
+            [(_, pages, moved)] = other.execute(CHECKPOINT).fetchall()
+        return pages, moved
 
-    def _thread_scrub(self) -> CatError | None:
-        """Copy the log back and cut it: removed values stand in it until it begins anew.
+    def _thread_scrub(self) -> bool:
+        """Copy the log back and cut it, as removed values stand in it; say whether that was done.
 
         It begins anew at the first commit that finds all of it copied back and
-        nobody reading it; that one touches a page, and leaves no more than it.
+        nobody reading it, and is cut if that is one of ours.
         """
-        deadline = time.monotonic() + self._timeout
+        raw = self._worker.connection()
         try:
-            raw = self._worker.connection()
-            try:
-                raw.execute(CUT_LOG)
-                while True:
-                    self._thread_copy_back(deadline)
-                    self._thread_touch(deadline)
-                    if size_of(beside(self._path, "-wal")) <= CUT_LOG_BYTES:
-                        return None
-                    if time.monotonic() > deadline or self._worker.left:
-                        return DatabaseBusyError(self._path, self._timeout)
-                    self._worker.rest(0.01)
-            finally:
-                raw.execute(KEEP_LOG)
+            raw.execute(CUT_LOG)
+            before, moved = self._thread_copy_back()
+            if moved < before:
+                return False
+            self._thread_touch()
+            after, _ = self._thread_copy_back()
+            is_new = after <= before  # or else it would be longer by a page
+            return is_new and size_of(beside(self._path, "-wal")) <= 32 + after * (PAGE + 24)
         except sqlite3.Error as error:
-            return mapped(error, self._path, self._timeout, writes=False)
+            if is_busy(error):
+                return False
+            raise mapped(error, self._path, self._timeout, writes=False) from error
+        finally:
+            raw.execute(KEEP_LOG)
 
-    def _thread_touch(self, deadline: float) -> None:
+    def _thread_touch(self) -> None:
         """Make a commit that changes nothing, and is synced."""
         raw = self._worker.connection()
         raw.execute(SYNC_EACH)
         with _rolled_back(raw):
-            self._thread_begin(raw, deadline, bool)
+            raw.execute(BEGIN)
             raw.execute(TOUCH)
             raw.execute(COMMIT)
 
     def _thread_sync(self) -> None:
         """Sync what was committed since the last sync, with a commit that changes nothing."""
         try:
-            self._thread_touch(0)
+            self._thread_touch()
             self._synced = time.monotonic()
             self._unsynced = False
         except sqlite3.Error as error:
