@@ -21,6 +21,7 @@ LAYERS = {
     "backends.sqlite.worker": 2,
     "line": 3,
     "backends.sqlite.locks": 3,
+    "backends.sqlite.changes": 3,
     "backends.sqlite.start": 3,
     "backends.sqlite.writer": 4,
     "backends.sqlite": 5,

@@ -15,6 +15,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 # json counts nesting against the caller's stack and pydantic's reader stops at
 # 201 levels; well below both, so that what is saved can be read anywhere.
 MAX_DEPTH = 100
+
+# An int below this has few digits; see `_check_digits` for the others.
+_SMALL = 2**64
 
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
@@ -99,8 +103,8 @@ def encode(value: object, max_bytes: int) -> tuple[str, int]:
     return text, size
 
 
-def decode(text: str, where: str) -> Any:
-    """Return a fresh value for `text`; `where` names the entry for a message.
+def decode(text: str, where: Callable[[], str]) -> Any:
+    """Return a fresh value for `text`; `where` is called to name the entry in a message.
 
     Raises `CorruptValueError`.
     """
@@ -111,10 +115,10 @@ def decode(text: str, where: str) -> Any:
     except RecursionError:
         if _depth(text) <= MAX_DEPTH:
             raise  # the caller's stack is too deep, not the value
-    raise CorruptValueError(where)
+    raise CorruptValueError(where())
 
 
-def decode_as(wanted: Any, text: str, where: str) -> Any:
+def decode_as(wanted: Any, text: str, where: Callable[[], str]) -> Any:
     """Return `text` as a value of type `wanted`, checked by pydantic in strict JSON mode.
 
     Raises `InvalidValueError`, with paths but no values, or `CorruptValueError`.
@@ -135,7 +139,7 @@ def decode_as(wanted: Any, text: str, where: str) -> Any:
             return adapter.validate_python(value, strict=True)
         except ValidationError as error:
             problems = _problems(error)
-    raise InvalidValueError(where, _name_of(wanted), problems)
+    raise InvalidValueError(where(), _name_of(wanted), problems)
 
 
 def adapter_of(wanted: Any) -> "TypeAdapter[Any]":
@@ -178,7 +182,7 @@ def _refuse_constant(name: str) -> NoReturn:
 _loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
-def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one for each kind of value
+def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911  # one for each kind of value
     """Return `value` made of what JSON has, the same object where that is so already."""
     kind = type(value)
     if kind is str:
@@ -189,7 +193,8 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one for each kind
             )
         return value
     if kind is int:
-        _check_digits(value)
+        if not -_SMALL < value < _SMALL:
+            _check_digits(value)
         return value
     if kind is float:
         if not math.isfinite(value):
@@ -211,6 +216,9 @@ def _plain_list(value: Any, depth: int, whole: Any = None) -> Any:
     changed = None
     try:
         for index, item in enumerate(value):
+            kind = type(item)
+            if (kind is str and item.isascii()) or (kind is int and -_SMALL < item < _SMALL):
+                continue  # most are such, and a call for each would double the cost
             plain = _plain(item, depth)
             if plain is not item:
                 changed = changed or list(value)
@@ -230,6 +238,9 @@ def _plain_dict(value: Any, depth: int, whole: Any = None) -> Any:
             if type(key) is not str or not key.isascii():
                 named = named and type(key) is str
                 _check_name(key)
+            kind = type(item)
+            if (kind is str and item.isascii()) or (kind is int and -_SMALL < item < _SMALL):
+                continue
             plain = _plain(item, depth)
             if plain is not item:
                 changed = changed or dict(value)

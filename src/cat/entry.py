@@ -32,6 +32,10 @@ class Row(NamedTuple):
     expires: float | None
 
 
+# What a backend answers that cannot tell without waiting.
+UNKNOWN = Row("", 0, None)
+
+
 class Range(NamedTuple):
     """The keys of a scope from `start` on, up to and without `end` (`None`: to the last)."""
 

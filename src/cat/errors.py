@@ -183,8 +183,9 @@ class ReboundError(CatError, RuntimeError):
     def __init__(self, where: str) -> None:
         super().__init__(
             f"{where} was left as it is: at the end of the edit nothing refers to its value any "
-            "more, so what was assigned to the name would be lost. Change the value in place, as "
-            "with todos.append(...) or todos[:] = ..., or use modify()"
+            "more, so what was assigned to the name would be lost. Give the value a name with "
+            "'as', and change it in place, as with todos.append(...) or todos[:] = ...; or use "
+            "modify()"
         )
 
 
@@ -252,13 +253,13 @@ class CorruptValueError(CatError, ValueError):
 
 
 class ConflictError(CatError, RuntimeError):
-    """The key was changed by somebody else during an edit of it."""
+    """The key was changed by somebody else, or expired, during an edit of it."""
 
     def __init__(self, where: str) -> None:
         super().__init__(
-            f"{where} was changed by somebody else during the edit, and their change was kept and "
-            "this one dropped; edit it again, and use edit() or modify() instead of save() where "
-            "the key is changed"
+            f"{where} was changed by somebody else or has expired during the edit; what they "
+            "did was kept, and this change dropped. Edit it again, and use edit() instead of "
+            "save() wherever the key is changed"
         )
 
 
@@ -268,7 +269,8 @@ class KeyBusyError(CatError, TimeoutError):
     def __init__(self, where: str, timeout: float) -> None:
         super().__init__(
             f"{where} did not come free within {timeout:g} seconds (CAT_TIMEOUT); look for an "
-            "edit of it that takes long, and do slow work before the edit, not inside it"
+            "edit of it that takes long, or that waits for a task which changes the same key; do "
+            "slow work before the edit, not inside it"
         )
 
 
@@ -281,9 +283,11 @@ class DatabaseUnavailableError(CatError, OSError):
     `location` is the path of the database, its directory, or its lock file.
     """
 
-    def __init__(self, location: Path, reason: str, *, not_stored: bool = True) -> None:
-        outcome = "nothing was stored" if not_stored else "it may or may not be stored"
-        super().__init__(f"{escaped(location)}: {reason} ({outcome})")
+    def __init__(
+        self, location: Path, reason: str, *, not_stored: bool = True, outcome: str = ""
+    ) -> None:
+        known = "nothing was stored" if not_stored else "it may or may not be stored"
+        super().__init__(f"{escaped(location)}: {reason} ({outcome or known})")
         self.location = location
         self.not_stored = not_stored
 
@@ -309,6 +313,22 @@ class DatabaseBusyError(DatabaseUnavailableError, TimeoutError):
             location,
             f"another process held it for {timeout:g} seconds (CAT_TIMEOUT); look for one that is "
             "stopped, or that holds a transaction open, and try again",
+        )
+
+
+class NotScrubbedError(DatabaseUnavailableError, TimeoutError):
+    """What was erased is gone, and may still stand in the files of the database."""
+
+    errno = errno.ETIMEDOUT
+
+    def __init__(self, location: Path, timeout: float) -> None:
+        super().__init__(
+            location,
+            f"others read or wrote for {timeout:g} seconds without a pause (CAT_TIMEOUT), so what "
+            "was erased may still stand in the log; look for a process that holds a transaction "
+            "open, end it, and erase again",
+            not_stored=False,
+            outcome="the entries and files were removed",
         )
 
 

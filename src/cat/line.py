@@ -7,14 +7,15 @@ and that those of one event loop do not get in each other's way.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from cat.entry import Row
+from cat.entry import Change, Delete, Expire, Put, Row
 from cat.errors import KeyBusyError, NestedEditError
 from cat.scope import Scope
+
 
 # Who stands in a line, where that is not the task: a thread that has its verbs
 # run by another one, in a task each.
@@ -27,30 +28,47 @@ def current_caller() -> object:
 
 
 class Chain:
-    """Changes that build on one another: where one is not stored, those after it will not be."""
+    """Changes that build one on the other, from one reading of the entry on.
+
+    If one of them is not stored, none that was built on it will be.
+    """
 
     __slots__ = ("broken",)
 
     def __init__(self) -> None:
         self.broken = False
 
+    def look(self, written: "asyncio.Future[Any]") -> None:
+        """Note what became of one of them."""
+        if written.cancelled() or written.exception() is not None:
+            self.broken = True
+
 
 class Head(NamedTuple):
-    """An entry as it will be once `written` has succeeded.
+    """What is on its way to the database: the entry as it will be once `written` has succeeded.
 
-    `certain` says that no caller can cancel it.
+    `row` is `None` after a write that stood in no line: what it leaves is not known here.
     """
 
-    row: Row
+    row: Row | None
     written: "asyncio.Future[Any]"
-    certain: bool
     chain: Chain
 
 
 class Line:
     """The line at one key; `timeout` is in seconds."""
 
-    __slots__ = ("_head", "_lock", "_timeout", "_waiting", "editor", "key", "scope", "users")
+    __slots__ = (
+        "_head",
+        "_lock",
+        "_passed",
+        "_timeout",
+        "_waiting",
+        "editor",
+        "key",
+        "scope",
+        "users",
+    )
 
     def __init__(self, scope: Scope, key: str, timeout: float) -> None:
         self.scope = scope
@@ -59,28 +77,28 @@ class Line:
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._head: Head | None = None
+        self._passed = False  # whether others wrote since the turn began
         self.users = 0
         self.editor: object = None  # whose turn is an edit
 
     @property
     def head(self) -> Head | None:
-        """What is on its way to the database, so that the next change can build on it.
-
-        Not if something before it was not stored: those who build on what
-        cannot be stored, and try again, would find each other for ever.
-        """
+        """What the next change may build on."""
         head = self._head
         return None if head is None or head.written.done() or head.chain.broken else head
 
-    @head.setter
-    def head(self, head: Head) -> None:
-        def settle(done: "asyncio.Future[Any]") -> None:
-            if done.cancelled() or done.exception() is not None:
-                head.chain.broken = True
+    def follow(self, row: Row, written: "asyncio.Future[Any]", base: Head | None) -> None:
+        """Note that whoever has the turn has put a change on its way, built on `base`."""
+        chain = Chain() if base is None else base.chain
+        # Before those who wait for it: futures call back in the order of asking.
+        written.add_done_callback(chain.look)
+        if not self._passed:  # else it will not be stored
+            self._head = Head(row, written, chain)
 
-        # Before whoever awaits it wakes and tries again.
-        head.written.add_done_callback(settle)
-        self._head = head
+    def pass_by(self, written: "asyncio.Future[Any]") -> None:
+        """Note that somebody writes the key who does not stand in the line."""
+        self._head = Head(None, written, Chain())
+        self._passed = True
 
     async def enter(self, deadline: float) -> None:
         """Wait for the turn, in order; without an edit under way this does not suspend.
@@ -92,15 +110,16 @@ class Line:
             raise NestedEditError(self.scope.at(self.key))
         if not self._waiting and not self._lock.locked():
             await self._lock.acquire()
-            return
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                await self._lock.acquire()
-        except TimeoutError:
-            raise KeyBusyError(self.scope.at(self.key), self._timeout) from None
-        finally:
-            self._waiting -= 1
+        else:
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self._lock.acquire()
+            except TimeoutError:
+                raise KeyBusyError(self.scope.at(self.key), self._timeout) from None
+            finally:
+                self._waiting -= 1
+        self._passed = False
 
     def leave(self) -> None:
         """Give the turn to the next."""
@@ -114,6 +133,20 @@ class Lines:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._lines: dict[tuple[Scope, str], Line] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def pass_by(self, changes: Sequence[Change], written: "asyncio.Future[Any]") -> None:
+        """Note that somebody makes changes who does not stand in a line."""
+        for change in changes:
+            if isinstance(change, Put | Delete | Expire):
+                line = self._lines.get((change.scope, change.key))
+                lines = [] if line is None else [line]
+            else:
+                lines = list(self._lines.values())
+            for line in lines:
+                line.pass_by(written)
 
     @contextmanager
     def at(self, scope: Scope, key: str) -> Iterator[Line]:

@@ -13,15 +13,19 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from cat import codec
 from cat.backends import Backend
 from cat.entry import (
     ABSENT,
+    UNKNOWN,
+    Answer,
+    Change,
     Clear,
     ClearNamespace,
     ClearOwner,
@@ -48,7 +52,7 @@ from cat.errors import (
     UnstorableValueError,
     shown,
 )
-from cat.line import Chain, Head, Line, Lines, current_caller
+from cat.line import Head, Line, Lines, current_caller
 from cat.scope import Scope
 
 _LONGEST_EXPIRY = 1_000 * 365.25 * 86_400
@@ -124,17 +128,21 @@ class Repository:
         encoded = self._encoded(value)
         now = self._now()
         draft = _Draft(*encoded, _expiry(now, expires_in))
-        await self._backend.write([self._put(scope, key, draft, now)], now)
+        await self._write([self._put(scope, key, draft, now)], now)
 
     async def load(self, scope: Scope, key: str, default: object, wanted: Any) -> Any:
         """Return a fresh value, of type `wanted` unless that is `None`, or `default` itself."""
         key = self._checked(key)
         if wanted is not None:
             codec.adapter_of(wanted)  # raises for what is no type, stored or not
-        row = await self._backend.get(scope, key)
-        if row is None or not self._live(row.expires):
+        row = self._backend.peek(scope, key)
+        if row is UNKNOWN:
+            row = await self._backend.get(scope, key)
+        if row is None or not (row.expires is None or self._live(row.expires)):
             return default
-        return self._value(scope, key, row.value, wanted)
+        if wanted is None:
+            return codec.decode(row.value, partial(scope.at, key))
+        return codec.decode_as(wanted, row.value, partial(scope.at, key))
 
     async def exists(self, scope: Scope, key: str) -> bool:
         """Say whether there is an entry; a stored `None` is one."""
@@ -163,7 +171,7 @@ class Repository:
                 return default
             value = self._value(scope, key, row.value, None)
             try:
-                await self._backend.write([Delete(scope, key, row.revision)], self._now())
+                await self._write([Delete(scope, key, row.revision)], self._now())
             except ConflictError:
                 self._check_time(scope, key, deadline)
             else:
@@ -178,7 +186,7 @@ class Repository:
         now = self._now()
         put = self._put(scope, key, _Draft(*encoded, _expiry(now, expires_in)), now, ABSENT)
         try:
-            await self._backend.write([put], now)
+            await self._write([put], now)
         except ConflictError:
             return False
         return True
@@ -188,7 +196,7 @@ class Repository:
         key = self._checked(key)
         now = self._now()
         change = Expire(scope, key, next(self._revisions), _expiry(now, expires_in))
-        [found] = await self._backend.write([change], now)
+        [found] = await self._write([change], now)
         return bool(found)
 
     async def load_or_create(
@@ -204,6 +212,7 @@ class Repository:
             raise _not_callable("factory", factory, "one that returns the value to store")
         _expiry(0, expires_in)
         place = (scope, key)
+        deadline = time.monotonic() + self._timeout
         while True:
             row = await self._read(scope, key)
             if row is not None:
@@ -215,8 +224,13 @@ class Repository:
                 raise InvalidArgumentError(
                     "factory", f"asked for {scope.at(key)} itself", "compute the value in it"
                 )
-            await asyncio.wait([made])
+            await asyncio.wait([made], timeout=deadline - time.monotonic())
+            if not made.done():
+                raise KeyBusyError(scope.at(key), self._timeout)
             if not made.cancelled():  # else the one who made it was: the next one tries
+                error = made.exception()
+                if error is not None:
+                    raise copy.copy(error)  # each caller's traceback is its own
                 return self._value(scope, key, made.result(), None)
 
     # --- Atomic changes of one key.
@@ -281,9 +295,9 @@ class Repository:
             await line.enter(time.monotonic() + self._timeout)
             try:
                 line.editor = current_caller()
-                free = await self._backend.lock(scope, key)
+                free = await self._backend.lock(scope, key, line.editor)
                 try:
-                    row, base = await self._base(line, certain=True)
+                    row, base = await self._base(line)
                     value = self._editable(line, row, default, wanted)
                     unknown = object()  # to anybody but this function
                     yield value
@@ -293,23 +307,26 @@ class Repository:
                         raise ReboundError(name)  # noqa: TRY301  # freed below
                     text, size = self._encoded(value)
                     if wanted is not None:
-                        codec.decode_as(wanted, text, name)
+                        codec.decode_as(wanted, text, partial(scope.at, key))
+                    if row is not None and not self._live(row.expires):
+                        raise ConflictError(name)  # noqa: TRY301  # freed below
                     draft = _Draft(text, size, row.expires if row else None)
-                    written = self._submit(line, row, draft, base, certain=True)
+                    written = self._submit(line, row, draft, base)
                 except BaseException:
                     free()
                     raise
             finally:
                 line.leave()
-            # The write goes on if this caller is cancelled: others build on it.
-            written.add_done_callback(lambda done: (free(), done.cancelled() or done.exception()))
+            written.add_done_callback(lambda _: free())
             try:
                 await asyncio.shield(written)
             except ConflictError:
                 reason = base.written.exception() if base is not None else None
-                if reason is not None:
+                if reason is not None and not isinstance(reason, ConflictError):
                     raise copy.copy(reason) from None  # why there is not what this one changed
                 raise
+            finally:
+                del written  # its exception's traceback would lead back to it
 
     def _editable(self, line: Line, row: Row | None, default: Any, wanted: Any) -> Any:
         """Return what an edit changes, fresh, or raise."""
@@ -328,7 +345,7 @@ class Repository:
             while True:
                 await line.enter(deadline)
                 try:
-                    row, base = await self._base(line, certain=False)
+                    row, base = await self._base(line)
                     try:
                         draft = compute(row)
                     except Exception:
@@ -336,11 +353,11 @@ class Repository:
                         if base is None or await _succeeds(base.written):
                             raise
                         continue
-                    written = self._submit(line, row, draft, base, certain=False)
+                    written = self._submit(line, row, draft, base)
                 finally:
                     line.leave()
                 try:
-                    await written
+                    await asyncio.shield(written)
                 except ConflictError:
                     pass
                 else:
@@ -348,26 +365,24 @@ class Repository:
                 self._check_time(scope, key, deadline)
 
     def _submit(
-        self, line: Line, row: Row | None, draft: _Draft, base: Head | None, *, certain: bool
+        self, line: Line, row: Row | None, draft: _Draft, base: Head | None
     ) -> "asyncio.Future[Any]":
-        """Put a change on its way, which holds if the entry is `row` when it arrives."""
+        """Put a change on its way, which holds if the entry is `row` when it arrives.
+
+        It goes on if its caller is cancelled, as others may build on it.
+        """
         expected = ABSENT if row is None else row.revision
         now = self._now()
         put = self._put(line.scope, line.key, draft, now, expected)
         written = self._backend.write([put], now)
-        chain = base.chain if base else Chain()
-        line.head = Head(Row(draft.text, put.meta.revision, draft.expires), written, certain, chain)
+        line.follow(Row(draft.text, put.meta.revision, draft.expires), written, base)
         return written
 
-    async def _base(self, line: Line, *, certain: bool) -> tuple[Row | None, Head | None]:
-        """Return the live entry that a change builds on, and what it is if it is not stored yet.
-
-        An edit cannot run again, so it builds only on what no caller can take back.
-        """
-        head = line.head
-        if head is not None and certain and not head.certain:
+    async def _base(self, line: Line) -> tuple[Row | None, Head | None]:
+        """Return the live entry that a change builds on, and its head if it is not stored yet."""
+        while (head := line.head) is not None and head.row is None:
             await asyncio.wait([head.written])
-        elif head is not None and self._live(head.row.expires):
+        if head is not None and head.row is not None and self._live(head.row.expires):
             return head.row, head
         return await self._read(line.scope, line.key), None
 
@@ -395,24 +410,26 @@ class Repository:
                 now = self._now()
                 draft = _Draft(*encoded, _expiry(now, expires_in))
                 try:
-                    await self._backend.write([self._put(scope, key, draft, now, ABSENT)], now)
+                    await self._write([self._put(scope, key, draft, now, ABSENT)], now)
                     break
                 except ConflictError:  # another process was quicker
                     row = await self._read(scope, key)
                 if row is not None:
                     text = row.value
-                    value = self._value(scope, key, text, None)
                     break
+        except StopIteration as error:  # which no future takes
+            made.set_exception(RuntimeError("factory raised StopIteration"))
+            raise RuntimeError("factory raised StopIteration") from error
         except Exception as error:
             made.set_exception(error)
-            made.exception()  # seen, should nobody else wait
             raise
         else:
             made.set_result(text)
-            return value
         finally:
-            made.cancel()
-            del self._making[place]
+            if not made.cancel():
+                made.exception()  # seen, should nobody else wait
+            del self._making[place], made
+        return self._value(scope, key, text, None)
 
     # --- Many keys.
 
@@ -440,29 +457,27 @@ class Repository:
             raise InvalidArgumentError(
                 "mapping", f"is of type {type(mapping).__name__}", "give a dict of keys and values"
             )
-        _expiry(0, expires_in)
-        encoded = []
+        now = self._now()
+        expires = _expiry(now, expires_in)
+        puts = []
         pause = _Pause()
         for key, value in list(mapping.items()):
             name = self._checked(key)
             try:
-                encoded.append((name, self._encoded(value)))
+                puts.append(self._put(scope, name, _Draft(*self._encoded(value), expires), now))
             except UnstorableValueError as error:
                 path = f"$[{shown(name)}]{error.path.removeprefix('$')}"
                 raise UnstorableValueError(path, error.reason) from None
             await pause.if_due()
-        if encoded:
-            now = self._now()
-            expires = _expiry(now, expires_in)
-            puts = [self._put(scope, key, _Draft(*e, expires), now) for key, e in encoded]
-            await self._backend.write(puts, now)
+        if puts:
+            await self._write(puts, now)
 
     async def delete_many(self, scope: Scope, keys: Iterable[str]) -> int:
         """Remove all of the entries, and say how many there were."""
         changes = [Delete(scope, key) for key in self._all_checked("keys", keys)]
         if not changes:
             return 0
-        answers = await self._backend.write(changes, self._now())
+        answers = await self._write(changes, self._now())
         return sum(isinstance(found, Meta) and self._live(found.expires) for found in answers)
 
     async def keys(
@@ -543,11 +558,18 @@ class Repository:
         return removed
 
     async def _clear(self, change: Clear | ClearOwner | ClearNamespace) -> Removed:
-        [removed] = await self._backend.write([change], self._now())
+        [removed] = await self._write([change], self._now())
         assert isinstance(removed, Removed)  # noqa: S101  # for the type checker
         return removed
 
     # --- What the verbs share.
+
+    def _write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[list[Answer]]":
+        """Make changes that wait for no line, and tell the lines of their keys."""
+        written = self._backend.write(changes, now)
+        if self._lines:
+            self._lines.pass_by(changes, written)
+        return written
 
     def _put(
         self, scope: Scope, key: str, draft: _Draft, now: float, expected: int | None = None
@@ -557,14 +579,15 @@ class Repository:
 
     async def _read(self, scope: Scope, key: str) -> Row | None:
         """Return the entry if it is live."""
-        row = await self._backend.get(scope, key)
+        row = self._backend.peek(scope, key)
+        if row is UNKNOWN:
+            row = await self._backend.get(scope, key)
         return row if row is not None and self._live(row.expires) else None
 
     def _value(self, scope: Scope, key: str, text: str, wanted: Any) -> Any:
-        where = scope.at(key)
         if wanted is None:
-            return codec.decode(text, where)
-        return codec.decode_as(wanted, text, where)
+            return codec.decode(text, partial(scope.at, key))
+        return codec.decode_as(wanted, text, partial(scope.at, key))
 
     def _encoded(self, value: object) -> tuple[str, int]:
         return codec.encode(value, self._max_value_bytes)

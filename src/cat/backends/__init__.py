@@ -27,6 +27,9 @@ class Backend(Protocol):
     async def open(self) -> None:
         """Make ready for use, once: files, locks, migrations. Every other method does so too."""
 
+    def peek(self, scope: Scope, key: str) -> Row | None:
+        """Return what `get` would, if that takes no waiting, and else `UNKNOWN`."""
+
     async def get(self, scope: Scope, key: str) -> Row | None:
         """Return the entry, expired or not; it sees every write that has returned anywhere."""
 
@@ -64,13 +67,14 @@ class Backend(Protocol):
         cancelled leaves the changes made or not made.
         """
 
-    async def lock(self, scope: Scope, key: str) -> Callable[[], None]:
+    async def lock(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
         """Keep every other database object, in this process or another, from locking the key.
 
         Returns what frees it; the end of the process does so too. A lock
-        hinders nothing but locks. Calls for the same key come one after
-        another, the next at the earliest when the changes that the last was
-        for are on their way. Raises `KeyBusyError` after the timeout.
+        hinders nothing but locks. `holder` may hold several at once. Calls for
+        the same key come one after another, the next at the earliest when the
+        changes that the last was for are on their way. Raises `KeyBusyError`
+        after the timeout.
         """
 
     async def scrub(self) -> None:

@@ -9,29 +9,29 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cat.backends.sqlite.faults import mapped
 from cat.backends.sqlite.locks import Locks
 from cat.backends.sqlite.start import beside, connect
 from cat.backends.sqlite.worker import Worker, drive, settle
 from cat.backends.sqlite.writer import Writer
-from cat.entry import Answer, Change, Meta, Range, Row
+from cat.entry import UNKNOWN, Answer, Change, Meta, Range, Row
 from cat.errors import DatabaseUnavailableError
 from cat.scope import Scope
+
+# A value of more than 256 KiB would hold the event loop for longer than a hop to
+# a thread costs; `size` stands before `value`, so this is decided without reading it.
+PEEK = """
+SELECT CASE WHEN size <= 262144 THEN value END, revision, expires
+FROM entries WHERE owner = ? AND namespace = ? AND key = ?
+"""
 
 # As a BLOB, so that bytes that are not UTF-8 do not raise in the driver, whose
 # message would quote them.
 GET = """
 SELECT CAST(value AS BLOB), revision, expires FROM entries
 WHERE owner = ? AND namespace = ? AND key = ?
-"""
-
-# A value of more than 256 KiB would hold the event loop for longer than a hop to
-# a thread costs; `size` stands before `value`, so this is decided without reading it.
-GET_INLINE = """
-SELECT CASE WHEN size <= 262144 THEN CAST(value AS BLOB) END, revision, expires
-FROM entries WHERE owner = ? AND namespace = ? AND key = ?
 """
 
 STAT = """
@@ -97,6 +97,9 @@ SELECT name FROM found WHERE name > ''
 """
 
 
+T = TypeVar("T")
+
+
 class SQLite:
     """A database at `path`, for one event loop; nothing is touched before the first verb.
 
@@ -124,24 +127,46 @@ class SQLite:
     async def open(self) -> None:
         await self._current().opened()
 
+    def peek(self, scope: Scope, key: str) -> Row | None:
+        with self._in_use:
+            if self._reader is None:
+                return UNKNOWN
+            try:
+                rows = self._reader.execute(PEEK, (scope.owner, scope.namespace, key)).fetchall()
+            except sqlite3.Error:  # what is wrong, `get` will tell
+                return UNKNOWN
+        if not rows:
+            return None
+        [(value, revision, expires)] = rows
+        return UNKNOWN if value is None else Row(value, revision, expires)
+
     async def get(self, scope: Scope, key: str) -> Row | None:
-        rows = await self._read(GET_INLINE, scope, key)
-        if rows and rows[0][0] is None:
+        if self._reader is None:
+            await self._open_reader()
+        row = self.peek(scope, key)
+        if row is UNKNOWN:
             rows = await self._on_thread(_fetch, GET, (*scope, key))
-        return Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
+            row = Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
+        return row
 
     async def stat(self, scope: Scope, key: str) -> Meta | None:
-        rows = await self._read(STAT, scope, key)
-        return Meta(*rows[0]) if rows else None
+        if self._reader is None:
+            await self._open_reader()
+        with self._in_use, suppress(sqlite3.Error):
+            if self._reader is not None:
+                return _meta(self._reader.execute(STAT, (*scope, key)).fetchall())
+        return _meta(await self._on_thread(_fetch, STAT, (*scope, key)))
 
     async def pick(self, scope: Scope, keys: Sequence[str]) -> dict[str, Row]:
-        rows = await self._on_thread(_fetch, PICK, (*scope, json.dumps(keys)))
-        return {key: Row(_text(value), *rest) for key, value, *rest in rows}
+        def fetch(raw: sqlite3.Connection, sql: str, keys: Sequence[str]) -> dict[str, Row]:
+            rows = raw.execute(sql, (*scope, json.dumps(keys)))
+            return {key: Row(_text(value), *rest) for key, value, *rest in rows}
+
+        return await self._on_thread(fetch, PICK, keys)
 
     async def keys(self, within: Range, now: float, limit: int | None) -> list[str]:
         most = -1 if limit is None else limit
-        rows = await self._on_thread(_fetch, KEYS, (*_bounds(within), now, most))
-        return [key for (key,) in rows]
+        return await self._on_thread(_first_column, KEYS, (*_bounds(within), now, most))
 
     async def scan(self, within: Range, now: float) -> list[tuple[str, Row]]:
         rows = await self._on_thread(_page, SCAN, (*_bounds(within), now))
@@ -154,21 +179,19 @@ class SQLite:
         return int(count)
 
     async def namespaces(self, owner: str, now: float) -> list[str]:
-        rows = await self._on_thread(_fetch, NAMESPACES, {"owner": owner, "now": now})
-        return [name for (name,) in rows]
+        return await self._on_thread(_first_column, NAMESPACES, {"owner": owner, "now": now})
 
     async def owners(self, now: float) -> list[str]:
-        rows = await self._on_thread(_fetch, OWNERS, {"now": now})
-        return [name for (name,) in rows]
+        return await self._on_thread(_first_column, OWNERS, {"now": now})
 
     def write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[list[Answer]]":
         return self._current().write(changes, now)
 
-    async def lock(self, scope: Scope, key: str) -> Callable[[], None]:
+    async def lock(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
         await self._current().opened()  # so that there is a directory
         if self._locks is None:
             self._locks = Locks(beside(self._real(), "-locks"), self._timeout)
-        return await self._locks.acquire(scope, key)
+        return await self._locks.acquire(scope, key, holder)
 
     async def scrub(self) -> None:
         await self._current().scrub()
@@ -219,14 +242,6 @@ class SQLite:
             )
         return real
 
-    async def _read(self, sql: str, scope: Scope, key: str) -> list[Any]:
-        if self._reader is None:
-            await self._open_reader()
-        with self._in_use, suppress(sqlite3.Error):  # what is wrong, the thread will tell
-            if self._reader is not None:
-                return self._reader.execute(sql, (*scope, key)).fetchall()
-        return await self._on_thread(_fetch, sql, (*scope, key))
-
     async def _open_reader(self) -> None:
         await self._current().opened()
         self._current()  # raises if it was closed meanwhile
@@ -234,9 +249,7 @@ class SQLite:
             with self._in_use, suppress(sqlite3.Error):  # busy: then it is opened another time
                 self._reader = connect(self._path, "ro", 0)
 
-    async def _on_thread(
-        self, fetch: Callable[..., list[Any]], sql: str, parameters: Any
-    ) -> list[Any]:
+    async def _on_thread(self, fetch: Callable[..., T], sql: str, parameters: Any) -> T:
         """Return what `fetch` reads on a thread, with a connection that waits for others."""
         if self._slow is None:
             await self._current().opened()  # a reader makes no database
@@ -288,6 +301,10 @@ def _fetch(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
     return raw.execute(sql, parameters).fetchall()
 
 
+def _first_column(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[str]:
+    return [value for (value,) in raw.execute(sql, parameters)]
+
+
 def _page(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
     """Return the first rows, until they hold a lot: the next page begins after them."""
     rows = []
@@ -300,6 +317,10 @@ def _page(raw: sqlite3.Connection, sql: str, parameters: Any) -> list[Any]:
             if size >= PAGE_BYTES:
                 break
     return rows
+
+
+def _meta(rows: list[Any]) -> Meta | None:
+    return Meta(*rows[0]) if rows else None
 
 
 def _text(value: bytes) -> str:

@@ -2,21 +2,21 @@
 
 They make edits take turns; that none is lost is the doing of the revisions.
 A file for each key would be as many files as keys, so keys share a number of
-them. A process that holds one may use it for its other keys as well: else two
-edits, one inside the other, could wait for each other.
+them. Whoever holds one may use it for other keys as well: else an edit inside
+an edit could wait for itself.
 """
 
 import asyncio
 import random
 import time
 import zlib
-from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cat.errors import KeyBusyError
+from cat.errors import CatError, KeyBusyError
 from cat.files import make_directory, make_file, unwritable
 from cat.scope import Scope
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 # Two keys share a file by chance: then edits in two processes wait for each other.
 FILES = 1024
-# Seconds for which edits of one process hand a file to each other before they
-# let others have it; and how long others sleep between two looks, at most.
+# Seconds for which the edits of one process may hand a file to each other. Then
+# it lies free for longer than others sleep between two looks, at most.
 SHARED_FOR = 0.05
 LOOK = 0.003
 
 
 class _Held:
-    """A file that is locked: by whom here, and since when."""
+    """A file that is locked here: by whom, since when, and what frees it for all others."""
 
-    __slots__ = ("file", "freed", "keys", "since")
+    __slots__ = ("file", "freed", "holders", "since")
 
-    def __init__(self, file: "FileLock") -> None:
+    def __init__(self, file: "FileLock", since: float) -> None:
         self.file = file
-        self.keys: Counter[tuple[Scope, str]] = Counter()
-        self.since = time.monotonic()
+        self.holders: list[object] = []
+        self.since = since
         self.freed = asyncio.Event()
 
 
@@ -53,33 +53,34 @@ class Locks:
         self._directory = directory
         self._timeout = timeout
         self._held: dict[str, _Held] = {}
+        self._files: dict[str, FileLock] = {}  # to make one costs as much as to use it
+        # Of files that were held here: since when, and until when.
+        self._before: dict[str, tuple[float, float]] = {}
 
-    async def acquire(self, scope: Scope, key: str) -> Callable[[], None]:
-        """Lock a key and return what frees it, once; see `Backend.lock`."""
-        place = (scope, key)
-        number = zlib.crc32("\0".join((*scope, key)).encode()) % FILES
-        name = f"{number:04}"
+    async def acquire(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
+        """Lock a key and return what frees it, to be called once; see `Backend.lock`."""
+        name = f"{zlib.crc32(chr(0).join((*scope, key)).encode()) % FILES:04}"
         deadline = time.monotonic() + self._timeout
         while True:
             held = self._held.get(name)
+            now = time.monotonic()
             if held is None:
-                held = self._take(name)
-                if held is not None:
-                    break
-                await asyncio.sleep(random.uniform(LOOK / 3, LOOK))  # noqa: S311  # not a secret
-            elif held.keys.keys() - {place} or time.monotonic() - held.since < SHARED_FOR:
-                break
-            else:  # only edits of this key are on their way to the disk: let others have it
-                try:
-                    async with asyncio.timeout(deadline - time.monotonic()):
+                since, until = self._before.get(name, (now, 0.0))
+                if until < now - LOOK:
+                    since = now
+                if now - since < SHARED_FOR:
+                    held = self._take(name, since)
+            elif holder not in held.holders and now - held.since >= SHARED_FOR:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(deadline - now):
                         await held.freed.wait()
-                except TimeoutError:
-                    raise self._busy(scope, key) from None
-                await asyncio.sleep(2 * LOOK)
-            if time.monotonic() > deadline:
-                raise self._busy(scope, key)
-        held.keys[place] += 1
-        return partial(self._free, name, held, place)
+                held = None
+            if held is not None:
+                held.holders.append(holder)
+                return partial(self._free, name, held, holder)
+            if now > deadline:
+                raise KeyBusyError(scope.at(key), self._timeout)
+            await asyncio.sleep(random.uniform(LOOK / 3, LOOK))  # noqa: S311  # not a secret
 
     def close(self) -> None:
         """Free everything; from any thread."""
@@ -87,33 +88,34 @@ class Locks:
             _, held = self._held.popitem()
             held.file.release(force=True)
 
-    def _take(self, name: str) -> _Held | None:
+    def _take(self, name: str, since: float) -> _Held | None:
+        """Lock a file unless another process has it."""
         from filelock import FileLock, Timeout  # noqa: PLC0415  # 12 ms, for those who edit
 
         file = self._directory / name
-        if not file.exists():
-            make_directory(self._directory)
-            make_file(file)
-        lock = FileLock(file, mode=0o600, thread_local=False)
         try:
+            if name not in self._files:
+                if not self._directory.is_dir():
+                    self._directory.parent.stat()  # a home that was removed is not made again
+                    make_directory(self._directory)
+                make_file(file)
+                self._files[name] = FileLock(file, mode=0o600, thread_local=False)
+            lock = self._files[name]
             lock.acquire(blocking=False)
         except Timeout:
             return None
         except OSError as error:
+            if isinstance(error, CatError):
+                raise
             raise unwritable(file, error) from error
-        held = self._held[name] = _Held(lock)
+        held = self._held[name] = _Held(lock, since)
         return held
 
-    def _free(self, name: str, held: _Held, place: tuple[Scope, str]) -> None:
-        if not held.keys[place]:
-            return
-        held.keys[place] -= 1
-        if not held.keys[place]:
-            del held.keys[place]
-        if not held.keys and self._held.get(name) is held:
+    def _free(self, name: str, held: _Held, holder: object) -> None:
+        held.holders.remove(holder)
+        if not held.holders and self._held.get(name) is held:
             del self._held[name]
+            self._before[name] = (held.since, time.monotonic())
             held.file.release()
+        if not held.holders:
             held.freed.set()
-
-    def _busy(self, scope: Scope, key: str) -> KeyBusyError:
-        return KeyBusyError(scope.at(key), self._timeout)
