@@ -50,7 +50,7 @@ async def backend(request: pytest.FixtureRequest, home: Path) -> AsyncIterator[B
 
 @pytest.fixture(scope="session")
 def private_loop() -> None:
-    """Start the thread of `cat.blocking`, which stays, before the tests that use it count theirs."""
+    """Start the thread of `cat.blocking`, which stays, before a test counts its threads."""
     from cat import blocking
 
     blocking._private_loop()

@@ -4,13 +4,15 @@ import ast
 import asyncio
 import inspect
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import cat
-from cat import Store, User, as_user, errors, settings
+from cat import Store, User, as_user, asgi, errors, settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -35,6 +37,9 @@ def documented() -> Iterator[tuple[str, str]]:
         yield f"cat.{name}", str(inspect.getdoc(getattr(cat, name)))
     for name in VERBS:
         yield f"Store.{name}", str(inspect.getdoc(getattr(User, name)))
+    yield "cat.asgi", str(inspect.getdoc(asgi))
+    for name in asgi.__all__:
+        yield f"cat.asgi.{name}", str(inspect.getdoc(getattr(asgi, name)))
 
 
 def examples(text: str) -> list[str]:
@@ -46,9 +51,11 @@ EXAMPLES = [pytest.param(examples(text), id=name) for name, text in documented()
 
 
 @pytest.mark.parametrize("blocks", EXAMPLES)
-def test_examples_run(blocks: list[str], home: Path) -> None:
+def test_examples_run(blocks: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python blocks of a page run, each on a loop of its own, in the request of a user."""
-    names: dict[str, object] = {"__name__": "example"}
+    module = types.ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)  # frameworks look up a function's module
+    names = vars(module)
 
     async def run(code: str) -> None:
         compiled = compile(code, "example", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -68,7 +75,7 @@ def test_examples_are_found() -> None:
     assert {f"Store.{verb}" for verb in VERBS} <= found
 
 
-@pytest.mark.parametrize("name", [*cat.__all__, *VERBS, *ERRORS])
+@pytest.mark.parametrize("name", [*cat.__all__, *asgi.__all__, *VERBS, *ERRORS])
 def test_names_are_in_the_reference(name: str) -> None:
     """Every public name, verb and error stands in the reference."""
     assert re.search(rf"\b{name}\b", REFERENCE)

@@ -16,6 +16,9 @@ PLACE = Path("/srv/data/cat.db")
 CASES = {
     "CatError": (("all of them",), {Exception}),
     "NoUserError": ((), {RuntimeError}),
+    "AlreadyBoundError": (("alice", "bob"), {RuntimeError}),
+    "MissingMiddlewareError": (("nothing has run before",), {RuntimeError}),
+    "WouldBlockError": ((), {RuntimeError}),
     "InvalidUserError": (("is empty",), {ValueError}),
     "InvalidKeyError": (("is empty", 512), {ValueError}),
     "InvalidNamespaceError": (("is empty",), {ValueError}),

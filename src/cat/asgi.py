@@ -208,7 +208,6 @@ class _Lifespan:
         self._receive = receive
         self._send = send
         self._heeded = False
-        self._opened = False
         self._failed = False
 
     async def serve(self, app: App, scope: Scope) -> None:
@@ -231,17 +230,14 @@ class _Lifespan:
         self._heeded = True
         if self._failed:  # an application that hears of it says so as well
             return
-        event = message["type"].rpartition(".")[0]
-        try:
-            if message["type"] == "lifespan.startup.complete":
+        if message["type"] == "lifespan.startup.complete":
+            try:
                 await context.enter()
-                self._opened = True
-            elif event == "lifespan.shutdown" and self._opened:
-                self._opened = False
-                await context.leave()
-        except Exception as error:
-            self._failed = True
-            told = f"{type(error).__name__}: {error}"
-            await self._send({"type": f"{event}.failed", "message": told})
-            raise
+            except Exception as error:
+                self._failed = True
+                told = f"{type(error).__name__}: {error}"
+                await self._send({"type": "lifespan.startup.failed", "message": told})
+                raise
+        elif message["type"].startswith("lifespan.shutdown."):
+            await context.leave()
         await self._send(message)

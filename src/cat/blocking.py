@@ -18,7 +18,6 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +29,7 @@ from cat import context
 from cat.ambient import DictT, ListT
 from cat.context import as_user, current_user
 from cat.entry import Erased, Export, Info
-from cat.errors import WouldBlockError, shown
+from cat.errors import CatError, WouldBlockError, shown
 from cat.line import caller
 from cat.repository import MISSING
 
@@ -63,6 +62,8 @@ _guard = threading.RLock()  # a signal handler may use a store too
 _loop: asyncio.AbstractEventLoop | None = None
 # The thread in which the process ends, once it does.
 _ending: threading.Thread | None = None
+# Whose blocks this process is inside, the outermost first.
+_connected: "list[connect]" = []
 # Of the parent of this process. Collecting it would complain that it is open.
 _inherited: list[asyncio.AbstractEventLoop] = []
 
@@ -291,13 +292,21 @@ class connect:  # noqa: N801  # read as a phrase: with connect(home=...):
     """
 
     def __init__(self, *, url: str | None = None, home: str | Path | None = None) -> None:
-        self._connection = _Entered(context.connect(url=url, home=home))
+        self._given: dict[str, Any] = {"url": url, "home": home}
 
     def __enter__(self) -> None:
-        self._connection.__enter__()
+        self.enter()
+        _connected.append(self)
 
     def __exit__(self, *_: object) -> None:
-        self._connection.__exit__(None, None, None)
+        _connected.remove(self)
+        if self._connection.is_here:
+            self._connection.__exit__(None, None, None)
+
+    def enter(self) -> None:
+        """Bind the private loop there is now."""
+        self._connection = _Entered(context.connect(**self._given))
+        self._connection.__enter__()
 
 
 class _Entered(AbstractContextManager[T], Generic[T]):
@@ -307,6 +316,7 @@ class _Entered(AbstractContextManager[T], Generic[T]):
         self._manager = manager
         self._entering: asyncio.Task[Any] | None = None
         self._inside = False
+        self._on: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> T:
         _refuse_to_block()
@@ -314,7 +324,7 @@ class _Entered(AbstractContextManager[T], Generic[T]):
         try:
             return _run(self._enter)
         except BaseException as error:
-            _submit(self._undo, error).result()
+            _Call(self._undo, error).result()
             raise
 
     def __exit__(
@@ -323,12 +333,26 @@ class _Entered(AbstractContextManager[T], Generic[T]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        # Not cancelled if this thread is interrupted: it would stay entered.
-        return _submit(self._manager.__aexit__, kind, error, traceback).result()
+        _rest_if_the_process_ends()
+        if self.is_here:
+            # Not cancelled if this thread is interrupted: it would stay entered.
+            return _Call(self._manager.__aexit__, kind, error, traceback).result()
+        if kind is None:
+            raise CatError(
+                "nothing was stored: this process was forked inside the edit, which is its "
+                "parent's; begin one of its own"
+            )
+        return None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was entered in this process, which does not end yet."""
+        return self._on is _loop
 
     async def _enter(self) -> T:
         self._inside, self._entering = False, asyncio.current_task()
         value = await self._manager.__aenter__()
+        self._on = asyncio.get_running_loop()
         self._inside, self._entering = True, None  # a task keeps its result
         return value
 
@@ -371,15 +395,15 @@ def _run(function: Callable[..., Coroutine[Any, Any, T]], *given: Any, **named: 
     """Run a coroutine function on the private loop, in the context of this thread, and wait."""
     _refuse_to_block()
     _rest_if_the_process_ends()
-    future = _submit(function, *given, **named)
+    call = _Call(function, *given, **named)
     try:
-        return future.result()
+        return call.result()
     except BaseException:
+        call.cancel()  # a KeyboardInterrupt ended the waiting
         _rest_if_the_process_ends()
         raise
     finally:
-        future.cancel()  # a KeyboardInterrupt ended the waiting
-        del future  # its exception refers to this frame
+        del call  # its exception refers to this frame
 
 
 def _refuse_to_block() -> None:
@@ -396,16 +420,46 @@ def _rest_if_the_process_ends() -> None:
         threading.Event().wait()
 
 
-def _submit(
-    function: Callable[..., Coroutine[Any, Any, T]], *given: Any, **named: Any
-) -> Future[T]:
-    thread = threading.current_thread()
+class _Call(Generic[T]):
+    """A coroutine function that is run on the private loop, in the context of this thread.
 
-    async def run() -> T:
-        caller.set(thread)
-        return await function(*given, **named)
+    Its end is told by a plain lock. A signal handler may use a store in the
+    middle of another wait, and there the future of a thread pool is locked, which
+    the loop's thread would wait for.
+    """
 
-    return asyncio.run_coroutine_threadsafe(run(), _private_loop())
+    def __init__(
+        self, function: Callable[..., Coroutine[Any, Any, T]], *given: Any, **named: Any
+    ) -> None:
+        self._loop = _private_loop()
+        self._going_on = threading.Lock()
+        self._going_on.acquire()
+        thread = threading.current_thread()
+
+        async def run() -> T:
+            caller.set(thread)
+            return await function(*given, **named)
+
+        self._loop.call_soon_threadsafe(self._start, run)
+
+    def result(self) -> T:
+        with self._going_on:
+            return self._task.result()
+
+    def cancel(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _start(self, run: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._task = self._loop.create_task(run())
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen, should the thread have been interrupted
+        self._going_on.release()
 
 
 def _private_loop() -> asyncio.AbstractEventLoop:
@@ -414,8 +468,19 @@ def _private_loop() -> asyncio.AbstractEventLoop:
     with _guard:
         if _loop is None:
             loop = asyncio.new_event_loop()
-            threading.Thread(target=_turn, args=[loop], name="cat.blocking", daemon=True).start()
+            thread = threading.Thread(target=_turn, args=[loop], name="cat.blocking", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # at the end of the process
+                loop.close()
+                raise
             _loop = loop
+            try:
+                for one in _connected:  # in a child that was forked inside them
+                    one.enter()
+            except BaseException:
+                _loop = None
+                raise
         return _loop
 
 
@@ -437,7 +502,7 @@ def _end() -> None:
         loop, _loop = _loop, None  # what still comes, from another exit handler, begins anew
     if loop is not None:
         with suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(_FAREWELL)
+            asyncio.run_coroutine_threadsafe(context.end(), loop).result(_FAREWELL)
 
 
 def _forget() -> None:

@@ -50,20 +50,10 @@ class _Bound:
 class _Request:
     """The user of one request, who may become known in the course of it, in any thread."""
 
-    __slots__ = ("_said",)
+    __slots__ = ("owner",)
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
-
-    @property
-    def owner(self) -> str | None:
-        return self._said.get("owner")
-
-    def bind(self, owner: str) -> None:
-        # In one step: two threads may do so at once, and one alone is to be believed.
-        bound = self._said.setdefault("owner", owner)
-        if bound != owner:
-            raise AlreadyBoundError(bound, owner)
+        self.owner: str | None = None
 
 
 _PATIENCE = 10.0  # seconds
@@ -153,7 +143,10 @@ def bind(user_id: "str | int | UUID") -> None:
             "bind_user() works inside a request, and there is none here: add cat.asgi."
             "UserMiddleware to the application, or use 'with cat.as_user(id):'"
         )
-    bound.bind(owner_of(user_id))
+    owner = owner_of(user_id)
+    if bound.owner not in (None, owner):
+        raise AlreadyBoundError(bound.owner, owner)
+    bound.owner = owner
 
 
 def repository() -> Repository:
@@ -191,6 +184,13 @@ async def close() -> None:
     if bound is not None and bound.on_demand and bound.users == 1:
         del _bound[loop]
         await bound.lifetime.aclose()
+
+
+async def end() -> None:
+    """Close what the running event loop has open, whoever uses it, as its process ends."""
+    bound = _bound.get(asyncio.get_running_loop())
+    if bound is not None:
+        await bound.repository.close()
 
 
 def close_idle() -> None:

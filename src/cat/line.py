@@ -16,7 +16,6 @@ from cat.entry import Change, Delete, Expire, Put, Row
 from cat.errors import KeyBusyError, NestedEditError
 from cat.scope import Scope
 
-
 # Who stands in a line, where that is not the task: a thread that has its verbs
 # run by another one, in a task each.
 caller: ContextVar[object] = ContextVar("cat_caller", default=None)
