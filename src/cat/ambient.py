@@ -621,7 +621,7 @@ async def erase_user(user_id: "str | int | UUID") -> Erased:
     holds is not. What the user's requests store afterwards is new.
 
     Raises `InvalidUserError`, `NotWritableError` for files that cannot be
-    removed, and `DatabaseBusyError` if others read or write for `CAT_TIMEOUT`
+    removed, and `NotScrubbedError` if others read or write for `CAT_TIMEOUT`
     without a pause: then it is removed, and may still stand in the log.
 
     ```python
@@ -643,7 +643,7 @@ async def erase_namespace(name: str) -> Erased:
     For what a removed plugin left behind. `name` is as `namespace` takes it,
     or several joined by `/`. Otherwise like `erase_user`.
 
-    Raises `InvalidNamespaceError`, `NotWritableError` and `DatabaseBusyError`.
+    Raises `InvalidNamespaceError`, `NotWritableError` and `NotScrubbedError`.
 
     ```python
     from cat import erase_namespace, store
