@@ -12,7 +12,9 @@ import logging
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from cat.errors import DatabaseUnavailableError, DiskFullError, NotWritableError, escaped
 from cat.scope import Scope
@@ -22,6 +24,9 @@ LOG = logging.getLogger("cat")
 # Scopes' folders are leaves of this name, beside the directories of the
 # namespaces below, so that none is ever inside another.
 _LEAF = "folder"
+
+# How often to remove a directory in which others make files.
+ATTEMPTS = 1_000
 
 
 def owned(home: Path, owner: str) -> list[Path]:
@@ -85,11 +90,11 @@ def make_file(place: Path) -> None:
         raise unwritable(place, error) from error
 
 
-def unwritable(place: Path, error: OSError) -> DatabaseUnavailableError:
+def unwritable(place: Path, error: OSError, *, not_stored: bool = True) -> DatabaseUnavailableError:
     """Return the error for a caller, for one of the system's at `place`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(place)
-    return NotWritableError(place, error.strerror or str(error))
+    return NotWritableError(place, error.strerror or str(error), not_stored=not_stored)
 
 
 def replace(place: Path, name: Path) -> None:
@@ -171,16 +176,37 @@ def _files(root: Path) -> list[Path]:
 
 
 def _erase(root: Path) -> int:
-    import shutil  # noqa: PLC0415  # 5 ms, for those who erase
+    """Remove a directory with all below it, whatever others do there meanwhile; count the files."""
+    count = 0
+    for _ in range(ATTEMPTS):
+        try:
+            for place in _below(root):
+                if place.is_dir() and not place.is_symlink():
+                    place.rmdir()
+                else:
+                    place.unlink()
+                    count += 1
+        except OSError as error:
+            if not os.path.lexists(root):
+                return count
+            # Others make files in it, or remove some.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise unwritable(Path(error.filename), error, not_stored=False) from error
+        else:
+            return count
+    raise NotWritableError(root, "others make files in it all the time", not_stored=False)
 
-    count = len(_files(root))
-    try:
-        shutil.rmtree(root)
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise unwritable(Path(error.filename or root), error) from error
-    return count
+
+def _below(root: Path) -> Iterator[Path]:
+    """Yield what is below a directory, each before what it is in, and the directory at last."""
+    for place, directories, names in os.walk(root, topdown=False, onerror=_raise):
+        for name in (*names, *directories):
+            yield Path(place, name)
+    yield root
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _slugs(namespace: str) -> list[str]:

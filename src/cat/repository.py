@@ -382,6 +382,7 @@ class Repository:
         """Return the live entry that a change builds on, and its head if it is not stored yet."""
         while (head := line.head) is not None and head.row is None:
             await asyncio.wait([head.written])
+        line.begin()
         if head is not None and head.row is not None and self._live(head.row.expires):
             return head.row, head
         return await self._read(line.scope, line.key), None
