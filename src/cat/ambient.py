@@ -350,7 +350,9 @@ class Store:
     ) -> None:
         """Store the values of `mapping` under its keys, durably: all of them or none.
 
-        Like `save` for each; `expires_in` is in seconds, or a `timedelta`.
+        Like `save` for each; `expires_in` is in seconds, or a `timedelta`. More
+        than 1,000 values are encoded with pauses, and calls that are made in
+        those come first.
 
         Raises what `save` raises, and `InvalidArgumentError` for what is no mapping.
 

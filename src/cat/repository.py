@@ -58,6 +58,8 @@ from cat.scope import Scope
 _LONGEST_EXPIRY = 1_000 * 365.25 * 86_400
 # Seconds for which encoding or decoding many values may hold the event loop.
 _SLICE = 0.005
+# Values that are encoded without a pause, as calls made in a pause come first.
+_AT_ONCE = 1_000
 
 MISSING: Any = object()
 
@@ -469,7 +471,8 @@ class Repository:
             except UnstorableValueError as error:
                 path = f"$[{shown(name)}]{error.path.removeprefix('$')}"
                 raise UnstorableValueError(path, error.reason) from None
-            await pause.if_due()
+            if len(puts) > _AT_ONCE:
+                await pause.if_due()
         if puts:
             await self._write(puts, now)
 
