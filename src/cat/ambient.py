@@ -619,8 +619,8 @@ async def export_user(user_id: "str | int | UUID") -> Export:
 async def erase_user(user_id: "str | int | UUID") -> Erased:
     """Remove everything a user owns, in every namespace, files too; say how much it was.
 
-    It is gone from the database's files too when this returns; what a backup
-    holds is not. What the user's requests store afterwards is new.
+    It is overwritten in the database's files too when this returns; what a
+    backup holds is not. What the user's requests store afterwards is new.
 
     Raises `InvalidUserError`, `NotWritableError` for files that cannot be
     removed, and `NotScrubbedError` if others read or write for `CAT_TIMEOUT`

@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -176,16 +175,22 @@ def _files(root: Path) -> list[Path]:
 
 
 def _erase(root: Path) -> int:
-    """Remove a directory with all below it, whatever others do there meanwhile; count the files."""
+    """Remove a directory with all below it, whatever others do there meanwhile; count the files.
+
+    Links are removed, and what they lead to is left.
+    """
+    if root.is_symlink():
+        root.unlink()
     count = 0
     for _ in range(ATTEMPTS):
         try:
-            for place in _below(root):
-                if place.is_dir() and not place.is_symlink():
-                    place.rmdir()
-                else:
-                    place.unlink()
+            for place, directories, names in os.walk(root, topdown=False, onerror=_raise):
+                for name in names:
+                    Path(place, name).unlink()
                     count += 1
+                for name in directories:
+                    _remove_directory(Path(place, name))
+            _remove_directory(root)
         except OSError as error:
             if not os.path.lexists(root):
                 return count
@@ -197,12 +202,12 @@ def _erase(root: Path) -> int:
     raise NotWritableError(root, "others make files in it all the time", not_stored=False)
 
 
-def _below(root: Path) -> Iterator[Path]:
-    """Yield what is below a directory, each before what it is in, and the directory at last."""
-    for place, directories, names in os.walk(root, topdown=False, onerror=_raise):
-        for name in (*names, *directories):
-            yield Path(place, name)
-    yield root
+def _remove_directory(place: Path) -> None:
+    """Remove an empty directory, or a link to one."""
+    if place.is_symlink():
+        place.unlink()
+    else:
+        place.rmdir()
 
 
 def _raise(error: OSError) -> NoReturn:
