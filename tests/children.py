@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def python(
@@ -47,3 +49,16 @@ def lock_holder() -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def beside(code: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `code` beside a `with` block, from the first line that it prints; kill it at the end."""
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline(), "it has ended"
+            yield child
+        finally:
+            child.kill()

@@ -40,10 +40,23 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture(params=["sqlite"])
-async def backend(request: pytest.FixtureRequest, home: Path) -> AsyncIterator[Backend]:
-    """Each backend in turn, on nothing but an empty home."""
-    urls = {"sqlite": f"sqlite:///{home / 'cat.db'}"}
-    made = backends.connect(settings.read({"CAT_URL": urls[request.param]}))
+def url(request: pytest.FixtureRequest, home: Path) -> str:
+    """Name a database of each backend in turn, with nothing but an empty home."""
+    return {"sqlite": f"sqlite:///{home / 'cat.db'}"}[request.param]
+
+
+@pytest.fixture
+async def backend(url: str) -> AsyncIterator[Backend]:
+    """Each backend in turn."""
+    made = backends.connect(settings.read({"CAT_URL": url}))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def other(url: str) -> AsyncIterator[Backend]:
+    """Another object for the database of `backend`, as another process has one."""
+    made = backends.connect(settings.read({"CAT_URL": url}))
     yield made
     await made.close()
 

@@ -39,8 +39,6 @@ LAYERS = {
 # alone: opening and closing it in any other way drops the process's locks.
 OPENERS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes"}
 OPENING_MODULES = {"io", "mmap", "shutil", "tarfile", "zipfile", "fileinput"}
-# `files` removes what a user or a plugin left, and nothing else with it.
-MAY_IMPORT = {("files", "shutil")}
 # Where one may be, and why: a migration is read; a new file is made, with
 # O_EXCL; a directory is opened to be synced.
 MAY_OPEN = {("schema", "read_text"): 1, ("files", "open"): 3}
@@ -93,9 +91,7 @@ def test_database_is_opened_by_sqlite_alone() -> None:
                     found[name, verb] = found.get((name, verb), 0) + 1
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 modules = {getattr(node, "module", None) or alias.name for alias in node.names}
-                assert {(name, used) for used in modules & OPENING_MODULES} <= MAY_IMPORT
-            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "shutil":
-                assert node.attr == "rmtree"
+                assert not modules & OPENING_MODULES, name
     assert found == MAY_OPEN
 
 

@@ -1,7 +1,8 @@
 """Keys: any text within the limit is taken as it is; anything else is refused at the door."""
 
 import enum
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,49 @@ import pytest
 from cat import Store, for_user, store
 from cat.errors import InvalidKeyError
 
+
+async def edited(scope: Store, key: Any) -> None:
+    """Edit a key and change nothing."""
+    async with scope.edit(key, []) as _:
+        pass
+
+
 VERBS: dict[str, Callable[[Store, Any], Awaitable[Any]]] = {
     "save": lambda s, key: s.save(key, 1),
     "load": lambda s, key: s.load(key),
     "exists": lambda s, key: s.exists(key),
     "delete": lambda s, key: s.delete(key),
+    "pop": lambda s, key: s.pop(key),
+    "create": lambda s, key: s.create(key, 1),
+    "load_or_create": lambda s, key: s.load_or_create(key, lambda: 1),
+    "expire": lambda s, key: s.expire(key, 60),
+    "info": lambda s, key: s.info(key),
+    "edit": edited,
+    "modify": lambda s, key: s.modify(key, lambda _: 1),
+    "increment": lambda s, key: s.increment(key),
+    "load_many": lambda s, key: s.load_many(["a", key, "b"]),
+    "load_many, from a generator": lambda s, key: s.load_many(one for one in ("a", key)),
+    "save_many": lambda s, key: s.save_many(Pairs(["a", key, "b"])),
+    "delete_many": lambda s, key: s.delete_many(["a", key, "b"]),
 }
+# Those that find what another spelling of the key stored.
+OF_ONE = ["save", "modify", "increment", "expire", "create", "load_or_create", "info", "pop"]
+
+
+class Pairs(Mapping[Any, int]):
+    """A mapping of keys to 1, of any keys: those of a dict must have a hash."""
+
+    def __init__(self, keys: list[Any]) -> None:
+        self._keys = keys
+
+    def __getitem__(self, key: Any) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 class Setting(enum.StrEnum):
@@ -104,6 +142,37 @@ async def test_a_bad_key_is_refused_and_nothing_opened(verb: Any, key: Any, home
     assert len(message) < 300
     assert caught.value.not_stored
     assert not home.exists()  # noqa: ASYNC240  # nothing else is running
+
+
+def test_every_verb_that_takes_a_key_is_in_the_table() -> None:
+    """No verb is forgotten above: a new one is added there with its first commit."""
+    methods = inspect.getmembers(Store, inspect.isfunction)
+    takes = [set(inspect.signature(method).parameters) for _, method in methods]
+    wanted = {"key", "keys", "mapping"}
+    verbs = {name for (name, _), names in zip(methods, takes, strict=True) if names & wanted}
+    assert verbs == {label.split(",")[0] for label in VERBS}
+
+
+@pytest.mark.parametrize("key", ["", "a\0b", "k" * 513, "\ud800", 5, None], ids=ascii)
+async def test_one_bad_key_among_good_ones_changes_nothing(key: Any) -> None:
+    """A bad key among many is refused for all: nothing is stored, nothing removed."""
+    before = {"a": "old", "b": "old"}
+    await store.save_many(before)
+    for label in ["load_many", "save_many", "delete_many"]:
+        with pytest.raises(InvalidKeyError):
+            await VERBS[label](store, key)
+    assert await store.items() == before
+
+
+async def test_a_bad_key_runs_nothing_of_the_caller() -> None:
+    """A function or a block that was given with a bad key is not even begun."""
+    with pytest.raises(InvalidKeyError):
+        await store.modify("", lambda _: pytest.fail("it ran"))
+    with pytest.raises(InvalidKeyError):
+        await store.load_or_create("", lambda: pytest.fail("it ran"))
+    with pytest.raises(InvalidKeyError):
+        async with store.edit("", []):
+            pytest.fail("the block was entered")
 
 
 @pytest.mark.parametrize("key", ["", "k" * 513, None], ids=["empty", "too long", "None"])
@@ -241,6 +310,22 @@ async def test_a_str_subclass_is_the_text_it_holds(key: str, text: str) -> None:
     assert await store.exists(key)
     assert await store.delete(key)
     assert not await store.exists(text)
+    for label, verb in VERBS.items():
+        await verb(store, key)
+        assert await store.keys() in ([], [text], sorted(["a", text, "b"])), label
+        assert {type(found) for found in await store.keys()} <= {str}
+        await store.clear_all()
+    for label in OF_ONE:
+        await store.save(text, 1)
+        await VERBS[label](store, key)
+        assert await store.keys() == ([] if label == "pop" else [text]), label
+    await store.save(text, [])
+    async with store.edit(key) as value:
+        value.append(1)
+    assert await store.load(text) == [1]
+    [found] = await store.load_many([key, text])
+    assert (found, type(found)) == (text, str)
+    assert await store.delete_many([key, text]) == 1
 
 
 async def test_a_number_is_no_key_even_where_its_text_is_one() -> None:

@@ -6,7 +6,7 @@ import enum
 import inspect
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,30 @@ ASYNC_VERBS: dict[str, Callable[[Any], Any]] = {
     "load with a default": lambda s: s.load("k", 7, type=int),
     "exists": lambda s: s.exists("k"),
     "delete": lambda s: s.delete("k"),
+    "pop": lambda s: s.pop("k"),
+    "create": lambda s: s.create("k", 1),
+    "load_or_create": lambda s: s.load_or_create("k", lambda: 1),
+    "expire": lambda s: s.expire("k", 60),
+    "info": lambda s: s.info("k"),
+    "modify": lambda s: s.modify("k", lambda _: 1),
+    "increment": lambda s: s.increment("n"),
+    "load_many": lambda s: s.load_many(["k"]),
+    "load_many of nothing": lambda s: s.load_many([]),
+    "save_many": lambda s: s.save_many({"k": 1}),
+    "save_many of nothing": lambda s: s.save_many({}),
+    "delete_many": lambda s: s.delete_many(["k"]),
+    "delete_many of nothing": lambda s: s.delete_many([]),
+    "keys": lambda s: s.keys(),
+    "items": lambda s: s.items(),
+    "count": lambda s: s.count(),
+    "clear": lambda s: s.clear("k"),
+    "clear_all": lambda s: s.clear_all(),
+    "namespaces": lambda s: s.namespaces(),
+}
+# Their first use is at the call, before there is anything to await.
+OTHER_VERBS: dict[str, Callable[[Any], Any]] = {
+    "scan": lambda s: s.scan(),
+    "edit": lambda s: s.edit("k", []),
 }
 
 
@@ -300,6 +324,108 @@ def test_every_verb_of_user_is_in_the_table() -> None:
     """No verb is forgotten above: a new one is added there with its first commit."""
     verbs = {name for name, _ in inspect.getmembers(User, inspect.iscoroutinefunction)}
     assert verbs == {label.split()[0] for label in ASYNC_VERBS}
+    methods = {name for name, _ in inspect.getmembers(User, inspect.isfunction) if name[0] != "_"}
+    assert methods - verbs == {*OTHER_VERBS, "namespace"}
+
+
+@pytest.mark.parametrize("verb", OTHER_VERBS.values(), ids=OTHER_VERBS)
+@pytest.mark.parametrize("below", ["", "x/y"])
+async def test_scan_and_edit_raise_for_nobody_at_the_call(
+    verb: Any, below: str, home: Path
+) -> None:
+    """They raise where they are called, not only where they are used."""
+    whose: Any = user
+    for name in filter(None, below.split("/")):
+        whose = whose.namespace(name)
+    with as_user("alice"), as_user(None), pytest.raises(NoUserError):
+        verb(whose)
+    with pytest.raises(NoUserError, match=r"as_user.*for_user"):
+        verb(whose)
+    assert not home.exists()  # noqa: ASYNC240  # nothing else is running
+    with as_user("alice"):
+        verb(whose)
+
+
+async def save_for_two() -> None:
+    """Store something for alice and for bob, under the same keys."""
+    for name in ("alice", "bob"):
+        await for_user(name).save_many({f"k{number}": name for number in range(250)})
+
+
+@pytest.mark.parametrize("other", ["bob", None])
+async def test_a_scan_is_of_the_user_who_called_it(other: str | None) -> None:
+    """Whoever is bound where it is consumed, it gives the data of the caller alone."""
+    await save_for_two()
+    expected = {f"k{number}": "alice" for number in range(250)}
+    with as_user("alice"):
+        here, there, split = user.scan(), user.scan(), user.scan("k")
+        begun = {key: value async for key, value in _first(split, 3)}
+
+    async def consume() -> dict[str, Any]:
+        with as_user(other):
+            return {key: value async for key, value in there}
+
+    with as_user(other):
+        assert {key: value async for key, value in here} == expected
+        begun.update({key: value async for key, value in split})
+        assert current_user() == other
+    assert begun == expected
+    empty = contextvars.Context()
+    assert await asyncio.create_task(consume(), context=empty) == expected
+
+
+async def _first(pairs: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
+    for _ in range(count):
+        yield await anext(pairs)
+
+
+@pytest.mark.parametrize("other", ["bob", None])
+async def test_an_edit_is_of_the_user_who_called_it(other: str | None) -> None:
+    """Entered and left with another user bound, or none, it changes the caller's value."""
+    for name in ("alice", "bob"):
+        await for_user(name).save("todos", [name])
+    with as_user("alice"):
+        here, there = user.edit("todos"), user.edit("todos")
+
+    async def change() -> None:
+        async with there as todos:
+            todos.append("there")
+
+    with as_user(other):
+        async with here as todos:
+            assert current_user() == other
+            todos.append("here")
+        await asyncio.create_task(change(), context=contextvars.Context())
+    assert await for_user("alice").load("todos") == ["alice", "here", "there"]
+    assert await for_user("bob").load("todos") == ["bob"]
+
+
+async def test_an_edit_stays_its_users_when_another_is_bound_inside() -> None:
+    """What is bound inside the block changes nothing of whose value is stored at its end."""
+    with as_user("alice"):
+        async with user.edit("todos", []) as todos:
+            with as_user("bob"):
+                todos.append(user.id)
+                await user.save("todos", "bob's")
+    assert await for_user("alice").load("todos") == ["bob"]
+    assert await for_user("bob").load("todos") == "bob's"
+
+
+async def test_functions_given_to_a_verb_run_as_its_caller() -> None:
+    """`modify` and `load_or_create` run what they are given with the caller bound."""
+
+    async def make() -> str:
+        await asyncio.sleep(0)
+        return user.id
+
+    async def both(name: str) -> tuple[str, str, str]:
+        with as_user(name):
+            made = await user.load_or_create("made", make)
+            return await user.modify("k", lambda _: user.id), await user.load("k"), made
+
+    names = [f"user {number}" for number in range(20)]
+    found = await asyncio.gather(*map(both, names))
+    assert found == [(name, name, name) for name in names]
 
 
 def test_nobody_has_no_id_and_no_folder(home: Path) -> None:

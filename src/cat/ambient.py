@@ -350,7 +350,9 @@ class Store:
     ) -> None:
         """Store the values of `mapping` under its keys, durably: all of them or none.
 
-        Like `save` for each; `expires_in` is in seconds, or a `timedelta`.
+        Like `save` for each; `expires_in` is in seconds, or a `timedelta`. More
+        than 1,000 values are encoded with pauses, and calls that are made in
+        those come first.
 
         Raises what `save` raises, and `InvalidArgumentError` for what is no mapping.
 
@@ -617,11 +619,11 @@ async def export_user(user_id: "str | int | UUID") -> Export:
 async def erase_user(user_id: "str | int | UUID") -> Erased:
     """Remove everything a user owns, in every namespace, files too; say how much it was.
 
-    It is gone from the database's files too when this returns; what a backup
-    holds is not. What the user's requests store afterwards is new.
+    It is overwritten in the database's files too when this returns; what a
+    backup holds is not. What the user's requests store afterwards is new.
 
     Raises `InvalidUserError`, `NotWritableError` for files that cannot be
-    removed, and `DatabaseBusyError` if others read or write for `CAT_TIMEOUT`
+    removed, and `NotScrubbedError` if others read or write for `CAT_TIMEOUT`
     without a pause: then it is removed, and may still stand in the log.
 
     ```python
@@ -643,7 +645,7 @@ async def erase_namespace(name: str) -> Erased:
     For what a removed plugin left behind. `name` is as `namespace` takes it,
     or several joined by `/`. Otherwise like `erase_user`.
 
-    Raises `InvalidNamespaceError`, `NotWritableError` and `DatabaseBusyError`.
+    Raises `InvalidNamespaceError`, `NotWritableError` and `NotScrubbedError`.
 
     ```python
     from cat import erase_namespace, store

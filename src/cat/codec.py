@@ -147,10 +147,12 @@ def adapter_of(wanted: Any) -> "TypeAdapter[Any]":
 
     Raises pydantic's own error for what is not a type that it knows.
     """
+    # Two unions are equal in any order, and pydantic tries the first one first.
+    spelled = "" if isinstance(wanted, type) else repr(wanted)
     try:
-        return _cached_adapter(wanted)
+        return _cached_adapter(wanted, spelled)
     except TypeError:  # a type that has no hash: Annotated[int, []]
-        return _cached_adapter.__wrapped__(wanted)
+        return _cached_adapter.__wrapped__(wanted, spelled)
 
 
 def is_model(value: object) -> bool:
@@ -316,7 +318,7 @@ def _check_kept(form: Any, bare: Any) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _cached_adapter(wanted: Any) -> "TypeAdapter[Any]":
+def _cached_adapter(wanted: Any, _spelled: str) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter  # noqa: PLC0415  # see the module's docstring
 
     return TypeAdapter(wanted)

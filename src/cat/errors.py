@@ -337,11 +337,13 @@ class NotWritableError(DatabaseUnavailableError, PermissionError):
 
     errno = errno.EACCES
 
-    def __init__(self, location: Path, reason: str) -> None:
+    def __init__(self, location: Path, reason: str, *, not_stored: bool = True) -> None:
         super().__init__(
             location,
             f"cannot be written: {reason}; give this process the right to write there, or point "
             "CAT_HOME or CAT_URL elsewhere",
+            not_stored=not_stored,
+            outcome="" if not_stored else "some of what was to be removed is gone",
         )
 
 

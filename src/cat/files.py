@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 from cat.errors import DatabaseUnavailableError, DiskFullError, NotWritableError, escaped
 from cat.scope import Scope
@@ -22,6 +23,9 @@ LOG = logging.getLogger("cat")
 # Scopes' folders are leaves of this name, beside the directories of the
 # namespaces below, so that none is ever inside another.
 _LEAF = "folder"
+
+# How often to remove a directory in which others make files.
+ATTEMPTS = 1_000
 
 
 def owned(home: Path, owner: str) -> list[Path]:
@@ -85,11 +89,11 @@ def make_file(place: Path) -> None:
         raise unwritable(place, error) from error
 
 
-def unwritable(place: Path, error: OSError) -> DatabaseUnavailableError:
+def unwritable(place: Path, error: OSError, *, not_stored: bool = True) -> DatabaseUnavailableError:
     """Return the error for a caller, for one of the system's at `place`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(place)
-    return NotWritableError(place, error.strerror or str(error))
+    return NotWritableError(place, error.strerror or str(error), not_stored=not_stored)
 
 
 def replace(place: Path, name: Path) -> None:
@@ -171,16 +175,43 @@ def _files(root: Path) -> list[Path]:
 
 
 def _erase(root: Path) -> int:
-    import shutil  # noqa: PLC0415  # 5 ms, for those who erase
+    """Remove a directory with all below it, whatever others do there meanwhile; count the files.
 
-    count = len(_files(root))
-    try:
-        shutil.rmtree(root)
-    except FileNotFoundError:
-        return 0
-    except OSError as error:
-        raise unwritable(Path(error.filename or root), error) from error
-    return count
+    Links are removed, and what they lead to is left.
+    """
+    if root.is_symlink():
+        root.unlink()
+    count = 0
+    for _ in range(ATTEMPTS):
+        try:
+            for place, directories, names in os.walk(root, topdown=False, onerror=_raise):
+                for name in names:
+                    Path(place, name).unlink()
+                    count += 1
+                for name in directories:
+                    _remove_directory(Path(place, name))
+            _remove_directory(root)
+        except OSError as error:
+            if not os.path.lexists(root):
+                return count
+            # Others make files in it, or remove some.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise unwritable(Path(error.filename), error, not_stored=False) from error
+        else:
+            return count
+    raise NotWritableError(root, "others make files in it all the time", not_stored=False)
+
+
+def _remove_directory(place: Path) -> None:
+    """Remove an empty directory, or a link to one."""
+    if place.is_symlink():
+        place.unlink()
+    else:
+        place.rmdir()
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _slugs(namespace: str) -> list[str]:

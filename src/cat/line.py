@@ -76,7 +76,7 @@ class Line:
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._head: Head | None = None
-        self._passed = False  # whether others wrote since the turn began
+        self._passed = False  # whether others wrote since whoever has the turn read the entry
         self.users = 0
         self.editor: object = None  # whose turn is an edit
 
@@ -85,6 +85,10 @@ class Line:
         """What the next change may build on."""
         head = self._head
         return None if head is None or head.written.done() or head.chain.broken else head
+
+    def begin(self) -> None:
+        """Note that whoever has the turn reads the entry now."""
+        self._passed = False
 
     def follow(self, row: Row, written: "asyncio.Future[Any]", base: Head | None) -> None:
         """Note that whoever has the turn has put a change on its way, built on `base`."""
@@ -118,7 +122,6 @@ class Line:
                 raise KeyBusyError(self.scope.at(self.key), self._timeout) from None
             finally:
                 self._waiting -= 1
-        self._passed = False
 
     def leave(self) -> None:
         """Give the turn to the next."""
@@ -159,5 +162,13 @@ class Lines:
             yield line
         finally:
             line.users -= 1
-            if not line.users:
-                del self._lines[place]
+            self._leave(place, line)
+
+    def _leave(self, place: tuple[Scope, str], line: Line) -> None:
+        """Forget a line where nobody stands any more, and from which nothing is on its way."""
+        if line.users or self._lines.get(place) is not line:
+            return
+        if line.head is None:
+            del self._lines[place]
+        else:  # its caller was cancelled; the next to come builds on it
+            line.head.written.add_done_callback(lambda _: self._leave(place, line))

@@ -58,6 +58,8 @@ from cat.scope import Scope
 _LONGEST_EXPIRY = 1_000 * 365.25 * 86_400
 # Seconds for which encoding or decoding many values may hold the event loop.
 _SLICE = 0.005
+# Values that are encoded without a pause, as calls made in a pause come first.
+_AT_ONCE = 1_000
 
 MISSING: Any = object()
 
@@ -382,6 +384,7 @@ class Repository:
         """Return the live entry that a change builds on, and its head if it is not stored yet."""
         while (head := line.head) is not None and head.row is None:
             await asyncio.wait([head.written])
+        line.begin()
         if head is not None and head.row is not None and self._live(head.row.expires):
             return head.row, head
         return await self._read(line.scope, line.key), None
@@ -468,7 +471,8 @@ class Repository:
             except UnstorableValueError as error:
                 path = f"$[{shown(name)}]{error.path.removeprefix('$')}"
                 raise UnstorableValueError(path, error.reason) from None
-            await pause.if_due()
+            if len(puts) > _AT_ONCE:
+                await pause.if_due()
         if puts:
             await self._write(puts, now)
 

@@ -100,7 +100,6 @@ DELETE FROM entries WHERE namespace = ? OR (namespace >= ? AND namespace < ?)
 
 # A few at each commit: as many go as come, and none makes a long pause.
 EXPIRED = "SELECT id, size FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?"
-EXPIRED_BYTES = 1024 * 1024
 REMOVE = "DELETE FROM entries WHERE id = ?"
 
 
@@ -228,14 +227,14 @@ def _clear(
     return Removed(*found)
 
 
-def remove_expired(raw: sqlite3.Connection, now: float, most: int) -> int:
-    """Remove at most so many entries that have expired by `now`, and say how many."""
+def remove_expired(raw: sqlite3.Connection, now: float, most: int, most_bytes: int) -> int:
+    """Remove so many entries that have expired by `now`, or so many bytes; say how many."""
     chosen = []
     size = 0
     for number, bytes_ in raw.execute(EXPIRED, (now, most)).fetchall():
         chosen.append((number,))
         size += bytes_
-        if size >= EXPIRED_BYTES:
+        if size >= most_bytes:
             break
     if chosen:
         raw.executemany(REMOVE, chosen)

@@ -266,9 +266,10 @@ class Writer:
                 calls = [call for call in batch if not call.future.done()]
                 outcomes = make(raw, [(call.changes, call.now) for call in calls])
                 # As many as come go, or they would pile up; and never very many at once.
-                most = min(max(200, 2 * sum(len(call.changes) for call in calls)), BATCH_CHANGES)
+                most = max(200, 2 * sum(len(call.changes) for call in calls))
+                size = max(1024 * 1024, 2 * sum(call.bytes for call in calls))
                 now = max((call.now for call in calls), default=0.0)
-                removed = remove_expired(raw, now, most)
+                removed = remove_expired(raw, now, most, size)
                 [(free,)] = raw.execute(FREE_PAGES).fetchall()
                 if identity_of(self._path) != self._identity:
                     return DatabaseReplacedError(self._path)
