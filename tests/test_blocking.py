@@ -1230,13 +1230,12 @@ def test_a_signal_handler_may_use_the_store(home: Path) -> None:
         + """
 def handle(*_):
     store.increment("handled")
-    signal.setitimer(signal.ITIMER_REAL, delay)
-delay = 0.003
+    signal.setitimer(signal.ITIMER_REAL, 0.003)
 signal.signal(signal.SIGALRM, handle)
-signal.setitimer(signal.ITIMER_REAL, delay)
+signal.setitimer(signal.ITIMER_REAL, 0.003)
 for n in range(300):
     store.increment("n")
-delay = 0
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
 tell(store.load("n"))
 """
     )

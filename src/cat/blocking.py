@@ -54,8 +54,10 @@ __all__ = [
 T = TypeVar("T")
 D = TypeVar("D")
 
-# Seconds of one trip to the loop of a scan, and of the closing at the end of the process.
+# Seconds of one trip of a scan to the loop, of waiting for it without a look
+# around, and of closing at the end of the process.
 _SLICE = 0.001
+_PATIENCE = 0.5
 _FAREWELL = 5.0
 
 _guard = threading.RLock()  # a signal handler may use a store too
@@ -443,8 +445,10 @@ class _Call(Generic[T]):
         self._loop.call_soon_threadsafe(self._start, run)
 
     def result(self) -> T:
-        with self._going_on:
-            return self._task.result()
+        # Python notices a signal that comes right before a wait at the end of it.
+        while not self._going_on.acquire(timeout=_PATIENCE):
+            pass
+        return self._task.result()
 
     def cancel(self) -> None:
         self._loop.call_soon_threadsafe(self._cancel)
