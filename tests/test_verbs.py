@@ -191,6 +191,17 @@ async def test_keys_are_not_folded() -> None:
     assert [await store.load(key) for key in keys] == keys
 
 
+async def test_calls_at_once_take_effect_in_their_order() -> None:
+    """So it is for those of one key that do not read first."""
+    answers = await asyncio.gather(
+        *[store.save("k", 1), store.save("k", 2), store.delete("k"), store.create("k", 3)],
+        *[store.create("k", 4), store.save("k", 5), store.save("other", 6), store.delete("other")],
+    )
+    assert answers == [1, 2, True, True, False, 5, 6, True]
+    await asyncio.gather(*(store.save("k", number) for number in range(20)))
+    assert await store.items() == {"k": 19}
+
+
 # --- exists, delete and pop.
 
 
@@ -614,6 +625,26 @@ async def test_expire(clock: Clock) -> None:
     assert await store.load("k") == 1
 
 
+async def test_changes_of_an_expired_entry(clock: Clock) -> None:
+    """Its row is still there, and every verb takes it for nothing."""
+    calls: dict[str, tuple[Callable[[str], Any], Any]] = {
+        "delete": (store.delete, False),
+        "delete_many": (lambda key: store.delete_many([key]), 0),
+        "pop": (store.pop, None),
+        "clear": (store.clear, 0),
+        "expire": (lambda key: store.expire(key, 5), False),
+        "modify": (lambda key: store.modify(key, lambda old: [old]), [None]),
+        "increment": (store.increment, 1),
+        "load_or_create": (lambda key: store.load_or_create(key, lambda: 2), 2),
+    }
+    for key, (call, expected) in calls.items():
+        await store.save(key, 7, expires_in=1)
+        clock.now += 1
+        assert same(await call(key), expected), key
+        info = await store.info(key)
+        assert info is None or info.expires_at is None, key
+
+
 async def test_create_over_an_expired_entry(clock: Clock) -> None:
     """It succeeds, and nothing of the old one is left."""
     await store.save("k", "old", expires_in=5)
@@ -627,12 +658,14 @@ async def test_create_over_an_expired_entry(clock: Clock) -> None:
 
 
 async def test_the_row_of_an_expired_entry_goes(backend: Backend, clock: Clock) -> None:
-    """A later write of another key removes it."""
+    """A later write of another key removes it, and none that is still live."""
     await store.save("k", 1, expires_in=5)
+    await store.save("live", 1, expires_in=5.125)
     clock.now += 5
     assert await backend.get(GLOBAL, "k") is not None
     await store.save("other", 1)
     assert await backend.get(GLOBAL, "k") is None
+    assert await store.load("live") == 1
 
 
 # --- Many keys.
@@ -789,25 +822,45 @@ async def test_info(clock: Clock) -> None:
 
 async def test_every_write_has_another_revision() -> None:
     """A read and a write that failed have not, and none comes back after a deletion."""
-    seen = [await revision("k")]
+    seen = []
     for write in (
         *[lambda: store.save("k", 1), lambda: store.save("k", 1), lambda: store.increment("k", 0)],
         *[lambda: store.modify("k", lambda old: old), lambda: store.expire("k", 5)],
-        *[
-            lambda: store.save_many({"k": 1}),
-            lambda: store.delete("k"),
-            lambda: store.create("k", 1),
-        ],
+        *[lambda: store.save_many({"k": 1}), lambda: store.load_or_create("other", dict)],
     ):
         await write()  # type: ignore[no-untyped-call]
+        seen.append(await revision("k"))
+    assert seen[-1] == seen[-2]  # of another key
+    for _ in range(2):
+        await store.delete("k")
+        assert await store.create("k", 1)
         seen.append(await revision("k"))
     with pytest.raises(InvalidArgumentError):
         await store.increment("k", 1.0)  # type: ignore[arg-type]
     assert not await store.create("k", 2)
     await store.load("k")
     assert await revision("k") == seen[-1]
-    assert len(set(seen)) == 8  # None twice
-    assert seen.count(None) == 2
+    assert len(set(seen)) == len(seen) - 1
+
+
+async def test_the_time_of_creation_stays(clock: Clock) -> None:
+    """Writes move the other time alone, until the entry is gone or has expired."""
+    begin = clock.now
+    await store.save("k", 1, expires_in=60)
+    for write in (
+        *[lambda: store.save("k", 2, expires_in=60), lambda: store.increment("k")],
+        *[lambda: store.save_many({"k": 3}, expires_in=60), lambda: store.expire("k", 60)],
+    ):
+        clock.now += 1
+        await write()  # type: ignore[no-untyped-call]
+        info = await store.info("k")
+        assert info is not None
+        assert (info.created_at.timestamp(), info.updated_at.timestamp()) == (begin, clock.now)
+    clock.now += 60
+    await store.save("k", 1)
+    info = await store.info("k")
+    assert info is not None
+    assert info.created_at.timestamp() == clock.now
 
 
 # --- Scopes.
@@ -922,14 +975,16 @@ async def test_erase_namespace() -> None:
     roots = [store, for_user("alice"), for_user("bob")]
     for root in roots:
         for name in ("n", "nn", "n0", "N"):
-            await root.namespace(name).namespace("m").save("k", 1)
+            await root.namespace(name).namespace("m").namespace("m").save("k", 1)
+            await root.namespace(name).namespace("x").save("k", 1)
             await root.namespace(name).save("k", 22)
         await root.save("n", 1)
     (store.namespace("n").folder / "f").write_text("…")
     assert await erase_namespace("n/m") == (3, 3, 0)
-    assert await erase_namespace("n") == (3, 6, 1)
+    assert await erase_namespace("n") == (6, 9, 1)
     for root in roots:
         assert await root.namespaces() == ["N", "n0", "nn"]
+        assert await root.namespace("n0").namespaces() == ["m", "x"]
         assert await root.load("n") == 1
     for bad in ("", "a//b", "a\0"):
         with pytest.raises(InvalidNamespaceError):

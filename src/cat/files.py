@@ -179,11 +179,11 @@ def _erase(root: Path) -> int:
 
     Links are removed, and what they lead to is left.
     """
-    if root.is_symlink():
-        root.unlink()
     count = 0
     for _ in range(ATTEMPTS):
         try:
+            if root.is_symlink():
+                root.unlink()
             for place, directories, names in os.walk(root, topdown=False, onerror=_raise):
                 for name in names:
                     Path(place, name).unlink()

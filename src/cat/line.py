@@ -95,8 +95,8 @@ class Line:
         chain = Chain() if base is None else base.chain
         # Before those who wait for it: futures call back in the order of asking.
         written.add_done_callback(chain.look)
-        if not self._passed:  # else it will not be stored
-            self._head = Head(row, written, chain)
+        # After a write that passed by, it is not stored, or that one was not.
+        self._head = Head(None if self._passed else row, written, chain)
 
     def pass_by(self, written: "asyncio.Future[Any]") -> None:
         """Note that somebody writes the key who does not stand in the line."""

@@ -294,10 +294,13 @@ class Repository:
         if default is not MISSING:
             _check_editable(default, f"the default for {name}")
         with self._lines.at(scope, key) as line:
-            await line.enter(time.monotonic() + self._timeout)
+            deadline = time.monotonic() + self._timeout
+            await line.enter(deadline)
             try:
                 line.editor = current_caller()
-                free = await self._backend.lock(scope, key, line.editor)
+                if line.head is None and (barrier := self._backend.barrier()):
+                    await barrier  # a save that was called before is not one during the edit
+                free = await self._backend.lock(scope, key, line.editor, deadline)
                 try:
                     row, base = await self._base(line)
                     value = self._editable(line, row, default, wanted)

@@ -67,14 +67,19 @@ class Backend(Protocol):
         cancelled leaves the changes made or not made.
         """
 
-    async def lock(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
+    def barrier(self) -> "asyncio.Future[list[Answer]] | None":
+        """Return what is done when all writes called so far are; `None` if they are."""
+
+    async def lock(
+        self, scope: Scope, key: str, holder: object, deadline: float | None = None
+    ) -> Callable[[], None]:
         """Keep every other database object, in this process or another, from locking the key.
 
         Returns what frees it; the end of the process does so too. A lock
         hinders nothing but locks. `holder` may hold several at once. Calls for
         the same key come one after another, the next at the earliest when the
         changes that the last was for are on their way. Raises `KeyBusyError`
-        after the timeout.
+        after `deadline`, on the monotonic clock, or the timeout.
         """
 
     async def scrub(self) -> None:

@@ -187,11 +187,16 @@ class SQLite:
     def write(self, changes: Sequence[Change], now: float) -> "asyncio.Future[list[Answer]]":
         return self._current().write(changes, now)
 
-    async def lock(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
+    def barrier(self) -> "asyncio.Future[list[Answer]] | None":
+        return None if self._writer is None else self._writer.barrier()
+
+    async def lock(
+        self, scope: Scope, key: str, holder: object, deadline: float | None = None
+    ) -> Callable[[], None]:
         await self._current().opened()  # so that there is a directory
         if self._locks is None:
             self._locks = Locks(beside(self._real(), "-locks"), self._timeout)
-        return await self._locks.acquire(scope, key, holder)
+        return await self._locks.acquire(scope, key, holder, deadline)
 
     async def scrub(self) -> None:
         await self._current().scrub()
@@ -286,11 +291,13 @@ class SQLite:
         writer, slow = self._writer, self._slow
         self._writer = self._slow = None
         self._close_reader()
-        self._free_locks()
-        if slow is not None:
-            await slow.close()
-        if writer is not None:
-            await writer.close()
+        try:
+            if slow is not None:
+                await slow.close()
+            if writer is not None:
+                await writer.close()
+        finally:
+            self._free_locks()  # not before what they protect is stored
 
 
 def _bounds(within: Range) -> tuple[Any, ...]:

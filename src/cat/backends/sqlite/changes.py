@@ -132,8 +132,8 @@ def _chain(calls: Sequence[Call], start: int) -> list[Put]:
     """
     chain: list[Put] = []
     for changes, _ in calls[start:]:
-        put = changes[0]
-        if len(changes) > 1 or not isinstance(put, Put) or put.expected is None:
+        put = changes[0] if len(changes) == 1 else None
+        if not isinstance(put, Put) or put.expected is None:
             break
         if chain and (put.key, put.scope, put.expected) != (
             chain[0].key,

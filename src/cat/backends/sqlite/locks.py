@@ -57,10 +57,12 @@ class Locks:
         # Of files that were held here: since when, and until when.
         self._before: dict[str, tuple[float, float]] = {}
 
-    async def acquire(self, scope: Scope, key: str, holder: object) -> Callable[[], None]:
+    async def acquire(
+        self, scope: Scope, key: str, holder: object, deadline: float | None = None
+    ) -> Callable[[], None]:
         """Lock a key and return what frees it, to be called once; see `Backend.lock`."""
+        deadline = deadline or time.monotonic() + self._timeout
         name = f"{zlib.crc32(chr(0).join((*scope, key)).encode()) % FILES:04}"
-        deadline = time.monotonic() + self._timeout
         while True:
             held = self._held.get(name)
             now = time.monotonic()

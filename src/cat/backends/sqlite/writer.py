@@ -132,6 +132,10 @@ class Writer:
                 self._next()
         return call.future
 
+    def barrier(self) -> "asyncio.Future[Answers] | None":
+        """Return what is done when all writes called so far are; `None` if they are."""
+        return self.write((), 0.0) if self._running else None
+
     async def scrub(self) -> None:
         """Leave nothing of what was removed in the log; writes go on between the attempts."""
         await self.opened()
