@@ -4,6 +4,7 @@ pytest loads it wherever catstore is installed, also for tests that have nothing
 to do with it; so it is no part of the package, whose import would be theirs.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def cat_store(tmp_path: Path) -> "Iterator[Store]":
+def cat_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Store]":
     """Give `cat.store`, on an empty home of this test's own; `user` and all else use it too."""
     from cat import store
     from cat.testing import fresh_home
 
+    for name in ("CAT_HOME", "CAT_URL"):
+        if name in os.environ:
+            # Whatever the test changes with it is undone to this, also after the restoring below.
+            monkeypatch.setenv(name, os.environ[name])
     with fresh_home(tmp_path / "cat_home"):
         yield store
 

@@ -1329,8 +1329,8 @@ try:
         value.append(1)
         child = os.fork()
         work()
-except cat.CatError as error:
-    assert "forked" in str(error) and not child
+except cat.errors.ForkedEditError:
+    assert not child
 else:
     wait(child)
 """,

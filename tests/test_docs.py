@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import cat
-from cat import Store, User, as_user, asgi, errors, settings
+from cat import Store, User, as_user, asgi, blocking, context, errors, settings, testing
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
@@ -40,6 +40,9 @@ def documented() -> Iterator[tuple[str, str]]:
     yield "cat.asgi", str(inspect.getdoc(asgi))
     for name in asgi.__all__:
         yield f"cat.asgi.{name}", str(inspect.getdoc(getattr(asgi, name)))
+    yield "cat.blocking", str(inspect.getdoc(blocking))
+    yield "cat.blocking.connect", str(inspect.getdoc(blocking.connect))
+    yield "cat.testing.fresh_home", str(inspect.getdoc(testing.fresh_home))
 
 
 def examples(text: str) -> list[str]:
@@ -51,33 +54,38 @@ EXAMPLES = [pytest.param(examples(text), id=name) for name, text in documented()
 
 
 @pytest.mark.parametrize("blocks", EXAMPLES)
+@pytest.mark.usefixtures("door")
 def test_examples_run(blocks: list[str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python blocks of a page run, each on a loop of its own, in the request of a user."""
+    """The Python blocks of a page run in the request of a user.
+
+    Those that await run on a loop of their own, and the others on none, as scripts do.
+    """
     module = types.ModuleType("example")
     monkeypatch.setitem(sys.modules, "example", module)  # frameworks look up a function's module
     names = vars(module)
-
-    async def run(code: str) -> None:
-        compiled = compile(code, "example", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        result = eval(compiled, names)  # noqa: S307  # the docs are this project's own
-        if inspect.iscoroutine(result):
-            await result
-
     with as_user("alice"):
         for code in blocks:
-            asyncio.run(run(code))
+            compiled = compile(code, "example", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            result = eval(compiled, names)  # noqa: S307  # the docs are this project's own
+            if inspect.iscoroutine(result):
+                asyncio.run(result)
+            context.close_idle()  # what `cat.blocking` opened: each is a program of its own
 
 
 def test_examples_are_found() -> None:
     """The pages with examples are among those that run, and so is every verb."""
     found = {param.id for param in EXAMPLES}
     assert {"README.md", "docs/tutorial.md", "docs/reference.md", "docs/design.md"} <= found
+    assert {"docs/howto-scripts.md", "cat.blocking", "cat.testing.fresh_home"} <= found
     assert {f"Store.{verb}" for verb in VERBS} <= found
 
 
-@pytest.mark.parametrize("name", [*cat.__all__, *asgi.__all__, *VERBS, *ERRORS])
+FOR_TESTS = ["cat_store", "cat_as_user", "fresh_home"]
+
+
+@pytest.mark.parametrize("name", [*cat.__all__, *asgi.__all__, *FOR_TESTS, *VERBS, *ERRORS])
 def test_names_are_in_the_reference(name: str) -> None:
-    """Every public name, verb and error stands in the reference."""
+    """Every public name, fixture, verb and error stands in the reference."""
     assert re.search(rf"\b{name}\b", REFERENCE)
 
 

@@ -19,6 +19,7 @@ CASES = {
     "AlreadyBoundError": (("alice", "bob"), {RuntimeError}),
     "MissingMiddlewareError": (("nothing has run before",), {RuntimeError}),
     "WouldBlockError": ((), {RuntimeError}),
+    "ForkedEditError": ((), {RuntimeError}),
     "InvalidUserError": (("is empty",), {ValueError}),
     "InvalidKeyError": (("is empty", 512), {ValueError}),
     "InvalidNamespaceError": (("is empty",), {ValueError}),

@@ -24,6 +24,7 @@ async def main():
 
 asyncio.run(main())
 print(importlib.metadata.version("catstore"))
+print([e.value for e in importlib.metadata.entry_points(group="pytest11", name="catstore")])
 """
 
 
@@ -56,23 +57,26 @@ def smoke(place: Path, *install: str | Path) -> str:
 def test_wheel_of_the_sdist_works(built: Path, tmp_path: Path) -> None:
     """The wheel that is built from the sdist brings its migrations and runs."""
     [wheel] = built.glob("*.whl")
-    assert smoke(tmp_path, wheel).splitlines()[0] == "[1] None"
+    said = smoke(tmp_path, wheel).splitlines()
+    assert (said[0], said[2]) == ("[1] None", "['pytest_catstore']")
 
 
 def test_editable_install_works(tmp_path: Path) -> None:
     """An editable install finds the migrations of the checkout and runs."""
-    assert smoke(tmp_path, "-e", ROOT).splitlines()[0] == "[1] None"
+    said = smoke(tmp_path, "-e", ROOT).splitlines()
+    assert (said[0], said[2]) == ("[1] None", "['pytest_catstore']")
 
 
 def test_wheel_holds_the_package_and_no_more(built: Path) -> None:
-    """The wheel has the typed package with each migration, and neither tests nor docs."""
+    """The wheel has the package with each migration, pytest's plugin, and no tests or docs."""
     [wheel] = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     migrations = {f"cat/migrations/{f.relative_to(ROOT / 'migrations')}" for f in every_migration()}
     assert migrations
     assert migrations <= names
     assert {"cat/__init__.py", "cat/py.typed", "cat/backends/sqlite/start.py"} <= names
-    assert {name.split("/")[0] for name in names if not name.startswith("catstore-")} == {"cat"}
+    tops = {name.split("/")[0] for name in names if not name.startswith("catstore-")}
+    assert tops == {"cat", "pytest_catstore.py"}
 
 
 def test_sdist_can_be_tested(built: Path) -> None:
@@ -81,6 +85,7 @@ def test_sdist_can_be_tested(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {"tox.ini", "tests/conftest.py", "docs/examples/host.py", "LICENSE", "CHANGELOG.md"}
+    needed |= {"src/pytest_catstore.py", "docs/examples/tome/stats/runcount_kv.py"}
     assert needed | {f.relative_to(ROOT).as_posix() for f in every_migration()} <= names
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
+import cat.blocking
 from cat import (
     CatError,
     Erased,
@@ -209,6 +210,32 @@ async def everything_of(identity: "UUID") -> None:
     await erase_namespace(5)  # type: ignore[arg-type]
     _ = store.erase_user  # type: ignore[attr-defined]
     _ = for_user("alice").users  # type: ignore[attr-defined]
+
+
+def blocking_verbs(numbers: list[int]) -> None:
+    """Check that the blocking door says the same of its verbs, without an `await`."""
+    blocking = cat.blocking.store
+    assert_type(blocking, cat.blocking.Store)
+    assert_type(blocking.save("k", 9), int)
+    assert_type(blocking.load("k"), Any)
+    assert_type(blocking.load("k", type=Prefs), Prefs | None)
+    assert_type(blocking.load("k", "none", type=Prefs), Prefs | str)
+    assert_type(blocking.load("k", [], type=list[int]), list[int])
+    assert_type(blocking.load("k", numbers, type=list[int]), list[int])
+    assert_type(blocking.increment("k"), int)
+    assert_type(blocking.modify("k", str, default=""), str)
+    assert_type(blocking.items(), dict[str, Any])
+    with blocking.edit("k", Prefs(volume=1), type=Prefs) as prefs:
+        assert_type(prefs, Prefs)
+    with blocking.edit("k", [], type=list[int]) as value:
+        assert_type(value, list[int])
+    for key, found in blocking.scan():
+        assert_type((key, found), tuple[str, Any])
+    assert_type(cat.blocking.user.namespace("n"), cat.blocking.User)
+    assert_type(cat.blocking.for_user(7), cat.blocking.Store)
+    blocking.save(5, "v")  # type: ignore[arg-type]
+    with cat.blocking.connect(home="x"), cat.blocking.as_user("alice"):
+        assert_type(cat.blocking.user.id, str)
 
 
 async def scopes(identity: "UUID") -> None:

@@ -29,7 +29,7 @@ from cat import context
 from cat.ambient import DictT, ListT
 from cat.context import as_user, current_user
 from cat.entry import Erased, Export, Info
-from cat.errors import CatError, WouldBlockError, shown
+from cat.errors import ForkedEditError, WouldBlockError, shown
 from cat.line import caller
 from cat.repository import MISSING
 
@@ -340,10 +340,7 @@ class _Entered(AbstractContextManager[T], Generic[T]):
             # Not cancelled if this thread is interrupted: it would stay entered.
             return _Call(self._manager.__aexit__, kind, error, traceback).result()
         if kind is None:
-            raise CatError(
-                "nothing was stored: this process was forked inside the edit, which is its "
-                "parent's; begin one of its own"
-            )
+            raise ForkedEditError
         return None
 
     @property

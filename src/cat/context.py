@@ -1,8 +1,8 @@
 """The current user, and the open repository of each event loop.
 
-The only mutable module state there is. One repository belongs to one event
-loop: it is made when the loop first needs it and closed with the loop, with no
-code of the user's.
+The only mutable module state there is, but for the loop of `blocking`. One
+repository belongs to one event loop: it is made when the loop first needs it and
+closed with the loop, with no code of the user's.
 """
 
 import asyncio

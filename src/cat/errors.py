@@ -177,6 +177,16 @@ class NestedEditError(CatError, RuntimeError):
         )
 
 
+class ForkedEditError(CatError, RuntimeError):
+    """An edit of `cat.blocking` was begun before this process was forked, by its parent."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "nothing was stored: the process was forked inside this edit, which stays its "
+            "parent's; begin one in the child"
+        )
+
+
 class ReboundError(CatError, RuntimeError):
     """The value of an edit was rebound to another object instead of being changed."""
 
