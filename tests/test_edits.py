@@ -30,6 +30,7 @@ from tests.conftest import open_below
 from typing_extensions import TypedDict  # pydantic wants this one on Python 3.11
 
 from cat import as_user, context, for_user, store, user
+from cat.entry import UNKNOWN
 from cat.errors import (
     CatError,
     ConflictError,
@@ -2062,6 +2063,30 @@ async def test_made_once(kind: str) -> None:
     assert await store.load_or_create("k", factory) == [1]
     assert await store.load("k") == [1]
     assert len(made) == 1
+
+
+async def test_made_once_whenever_it_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looked before a value was made, and hears of it after, does not make another."""
+    await store.exists("k")  # so that the database is open
+    backend = context.repository()._backend
+    made = []
+    get = backend.get
+    looks = iter((0.0, 0.2))  # how late each answer comes
+
+    async def get_late(*args: Any) -> Any:
+        row = await get(*args)
+        await asyncio.sleep(next(looks, 0))
+        return row
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    monkeypatch.setattr(backend, "peek", lambda *_: UNKNOWN, raising=True)
+    monkeypatch.setattr(backend, "get", get_late)
+    both = (store.load_or_create("k", make) for _ in range(2))
+    assert await within(asyncio.gather(*both)) == [1, 1]
+    assert made == [1]
 
 
 async def test_made_for_each_key() -> None:

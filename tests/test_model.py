@@ -616,8 +616,8 @@ VERBS: dict[str, Any] = {
 }
 # They join the line of writes at once, so they come in the order of the calls.
 DIRECT = {"save", "delete", "delete_many", "create", "expire", "clear", "clear_all"}
-# And these, too, change a key under an edit, which then raises.
-NOT_WAITING = {*DIRECT, "pop", "save_many", "load_or_create"}
+# And these write later than they are called, and wait for no edit either.
+LATE = {"pop", "save_many", "load_or_create"}
 # After these, and when time has passed, every scope is looked at, and else those of the calls.
 REACHING_OTHERS = {"clear", "clear_all", "erase_user", "erase_namespace", "export_user"}
 
@@ -652,6 +652,16 @@ def orders(calls: list[Call]) -> Iterator[tuple[int, ...]]:
         direct = [index for index in order if calls[index].verb in DIRECT]
         if direct == sorted(direct):
             yield order
+
+
+def overtaken(calls: list[Call], index: int) -> bool:
+    """Say whether a call is an edit during which others may write: not those called before it."""
+    edited = calls[index]
+    return edited.verb == "edit" and any(
+        other.verb in LATE or (other.verb in DIRECT and place > index)
+        for place, other in enumerate(calls)
+        if other.place.scope == edited.place.scope
+    )
 
 
 class Against(RuleBasedStateMachine):
@@ -689,7 +699,7 @@ class Against(RuleBasedStateMachine):
         faults = []
         for order in orders(calls) if among is None else among:
             world = self.world.copy()
-            fault = self.replayed(world, [(calls[i], outcomes[i]) for i in order])
+            fault = self.replayed(world, calls, outcomes, order)
             fault = fault or self.difference(world, seen)
             if not fault:
                 self.world.entries, self.world.files = world.entries, world.files
@@ -739,14 +749,11 @@ class Against(RuleBasedStateMachine):
                     )
         return found
 
-    def replayed(self, world: World, calls: list[tuple[Call, list[Any]]]) -> str:
-        """Make calls in the model, and return what differs."""
-        for call, outcome in calls:
-            overtaken = any(
-                other.verb in NOT_WAITING and other.place.scope == call.place.scope
-                for other, _ in calls
-            )
-            if call.verb == "edit" and overtaken and outcome == told(errors.ConflictError):
+    def replayed(self, world: World, calls: list[Call], outcomes: Any, order: Any) -> str:
+        """Make calls in the model in that order, and return what differs."""
+        for index in order:
+            call, outcome = calls[index], outcomes[index]
+            if outcome == told(errors.ConflictError) and overtaken(calls, index):
                 continue
             expected = predicted(world, call)
             if not same(outcome, expected):
@@ -982,10 +989,15 @@ class Against(RuleBasedStateMachine):
     @rule(
         place=places,
         key=keys,
-        calls=st.lists(CHANGES, min_size=2, max_size=4),
+        first=st.sampled_from([[], ["save"]]),
+        value=LISTS | VALUES,
+        calls=st.lists(CHANGES, min_size=2, max_size=3),
     )
-    def at_one_key(self, place: Place, key: str, calls: list[tuple[Any, ...]]) -> None:
+    def at_one_key(
+        self, place: Place, key: str, first: list[str], value: Any, calls: list[tuple[Any, ...]]
+    ) -> None:
         """Make calls for one key that take effect in some order."""
+        calls = [(verb, value) for verb in first] + calls
         self.at_once([Call(place, verb, (key, *args)) for verb, *args in calls])
 
     @rule(place=places, key=keys, value=VALUES, calls=st.lists(CHANGES, min_size=1, max_size=2))

@@ -407,25 +407,12 @@ class Repository:
         made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._making[place] = (current_caller(), made)
         try:
-            value = factory()
-            if inspect.isawaitable(value):
-                value = await value
-            encoded = self._encoded(value)
-            text = encoded[0]
-            while True:
-                now = self._now()
-                draft = _Draft(*encoded, _expiry(now, expires_in))
-                try:
-                    await self._write([self._put(scope, key, draft, now, ABSENT)], now)
-                    break
-                except ConflictError:  # another process was quicker
-                    row = await self._read(scope, key)
-                if row is not None:
-                    text = row.value
-                    break
-        except StopIteration as error:  # which no future takes
-            made.set_exception(RuntimeError("factory raised StopIteration"))
-            raise RuntimeError("factory raised StopIteration") from error
+            # Again: what was read before may be older than what another one made meanwhile.
+            row = await self._read(scope, key)
+            if row is None:
+                text = await self._made(scope, key, factory, expires_in)
+            else:
+                text = row.value
         except Exception as error:
             made.set_exception(error)
             raise
@@ -436,6 +423,30 @@ class Repository:
                 made.exception()  # seen, should nobody else wait
             del self._making[place], made
         return self._value(scope, key, text, None)
+
+    async def _made(
+        self,
+        scope: Scope,
+        key: str,
+        factory: Callable[[], Any],
+        expires_in: float | timedelta | None,
+    ) -> str:
+        """Store what `factory` makes, and return its text, or that of another process."""
+        value = factory()
+        if inspect.isawaitable(value):
+            value = await value
+        encoded = self._encoded(value)
+        while True:
+            now = self._now()
+            put = self._put(scope, key, _Draft(*encoded, _expiry(now, expires_in)), now, ABSENT)
+            try:
+                await self._write([put], now)
+            except ConflictError:  # another process was quicker
+                row = await self._read(scope, key)
+                if row is not None:
+                    return row.value
+            else:
+                return encoded[0]
 
     # --- Many keys.
 
