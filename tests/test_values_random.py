@@ -40,7 +40,7 @@ def passed(value: Any) -> Any:
     """Return what becomes of `value` in the codec."""
     text, size = codec.encode(value, LIMIT)
     assert size == len(text.encode())
-    return codec.decode(text, "here")
+    return codec.decode(text, str, "here")
 
 
 def no_pair(text: str) -> bool:
@@ -123,7 +123,7 @@ def test_any_float_through_the_codec(number: float) -> None:
     """A finite float comes back to the bit, alone and with `type=float`."""
     assert same(passed(number), number)
     text, _ = codec.encode(number, LIMIT)
-    assert same(codec.decode_as(float, text, "here"), number)
+    assert same(codec.decode_as(float, text, str, "here"), number)
 
 
 @examples(0.05)
@@ -132,7 +132,7 @@ def test_any_int_through_the_codec(number: int) -> None:
     """An int of up to 4,300 digits comes back exactly, alone and with `type=int`."""
     assert same(passed(number), number)
     text, _ = codec.encode(number, LIMIT)
-    assert same(codec.decode_as(int, text, "here"), number)
+    assert same(codec.decode_as(int, text, str, "here"), number)
 
 
 @examples(0.05)

@@ -12,7 +12,7 @@ from cat import context, files
 from cat.entry import Erased, Export, Info
 from cat.errors import shown
 from cat.repository import MISSING
-from cat.scope import GLOBAL, Scope, inside, nested, owner_of
+from cat.scope import GLOBAL, Scope, inside, nested, owner_of, scope_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -526,7 +526,7 @@ class Store:
         return files.folder(context.home(), self._scope())
 
     def _scope(self) -> Scope:
-        return Scope(self._owner(), self._namespace)
+        return scope_of(self._owner(), self._namespace)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         # What one request left on it, every later one would see.

@@ -33,8 +33,12 @@ _SMALL = 2**64
 
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
-_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_dumps_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+# A look for cycles is not needed: none comes out of `_plain`, which limits nesting.
+_encoder = functools.partial(
+    json.JSONEncoder, check_circular=False, allow_nan=False, separators=(",", ":")
+)
+_dumps = _encoder(ensure_ascii=False).encode
+_dumps_ascii = _encoder(ensure_ascii=True).encode
 
 _CURES = {
     "bytes": "base64.b64encode(...).decode()",
@@ -103,22 +107,28 @@ def encode(value: object, max_bytes: int) -> tuple[str, int]:
     return text, size
 
 
-def decode(text: str, where: Callable[[], str]) -> Any:
-    """Return a fresh value for `text`; `where` is called to name the entry in a message.
+def decode(text: str, at: Callable[[str], str], key: str) -> Any:
+    """Return a fresh value for `text`; `at(key)` is called to name the entry in a message.
 
     Raises `CorruptValueError`.
     """
     try:
-        return _loads(text)
+        value, end = _decoder.raw_decode(text)  # looks for no space around, a quarter of the time
+        if end == len(text):
+            return value
+    except (ValueError, RecursionError):
+        pass  # seen to below
+    try:
+        return _decoder.decode(text)
     except ValueError:
         pass  # and raise outside: the cause holds the text, which must not reach a log
     except RecursionError:
         if _depth(text) <= MAX_DEPTH:
             raise  # the caller's stack is too deep, not the value
-    raise CorruptValueError(where())
+    raise CorruptValueError(at(key))
 
 
-def decode_as(wanted: Any, text: str, where: Callable[[], str]) -> Any:
+def decode_as(wanted: Any, text: str, at: Callable[[str], str], key: str) -> Any:
     """Return `text` as a value of type `wanted`, checked by pydantic in strict JSON mode.
 
     Raises `InvalidValueError`, with paths but no values, or `CorruptValueError`.
@@ -127,19 +137,19 @@ def decode_as(wanted: Any, text: str, where: Callable[[], str]) -> Any:
 
     adapter = adapter_of(wanted)
     if "NaN" in text or "Infinity" in text:  # pydantic would read them, and they are not JSON
-        decode(text, where)
+        decode(text, at, key)
     try:
         return adapter.validate_json(text, strict=True)
     except ValidationError as error:
         problems = _problems(error)
-    value = decode(text, where)
+    value = decode(text, at, key)
     if problems[0][1] == "json_invalid":
         # Lone surrogates, which pydantic's reader of JSON refuses.
         try:
             return adapter.validate_python(value, strict=True)
         except ValidationError as error:
             problems = _problems(error)
-    raise InvalidValueError(where(), _name_of(wanted), problems)
+    raise InvalidValueError(at(key), _name_of(wanted), problems)
 
 
 def adapter_of(wanted: Any) -> "TypeAdapter[Any]":
@@ -167,7 +177,8 @@ def _problems(error: "ValidationError") -> list[tuple[str, str]]:
 
 
 def _written(plain: object) -> tuple[str, int]:
-    text = _dumps(plain)
+    # Counters are the values that change most, and json makes an encoder for each.
+    text = int.__repr__(plain) if type(plain) is int else _dumps(plain)
     if text.isascii():
         return text, len(text)
     try:
@@ -181,7 +192,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)  # NaN and infinity are not JSON, though json reads them
 
 
-_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911  # one for each kind of value

@@ -7,10 +7,10 @@ and that those of one event loop do not get in each other's way.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from cat.entry import Change, Delete, Expire, Put, Row
 from cat.errors import KeyBusyError, NestedEditError
@@ -27,20 +27,26 @@ def current_caller() -> object:
 
 
 class Chain:
-    """Changes that build one on the other, from one reading of the entry on.
+    """Changes that build one on the other, from one reading of the entry on."""
 
-    If one of them is not stored, none that was built on it will be.
-    """
-
-    __slots__ = ("broken",)
+    __slots__ = ("_broken", "_on_their_way")
 
     def __init__(self) -> None:
-        self.broken = False
+        self._broken = False
+        self._on_their_way: deque[asyncio.Future[Any]] = deque()
 
-    def look(self, written: "asyncio.Future[Any]") -> None:
-        """Note what became of one of them."""
-        if written.cancelled() or written.exception() is not None:
-            self.broken = True
+    def add(self, written: "asyncio.Future[Any]") -> None:
+        """Add a change that builds on the last one."""
+        self._on_their_way.append(written)
+
+    @property
+    def broken(self) -> bool:
+        """Whether one of them was not stored: then none that was built on it will be."""
+        while self._on_their_way and self._on_their_way[0].done():
+            written = self._on_their_way.popleft()
+            if written.cancelled() or written.exception() is not None:
+                self._broken = True
+        return self._broken
 
 
 class Head(NamedTuple):
@@ -59,26 +65,47 @@ class Line:
 
     __slots__ = (
         "_head",
+        "_left",
         "_lock",
         "_passed",
         "_timeout",
+        "_users",
         "_waiting",
         "editor",
         "key",
         "scope",
-        "users",
     )
 
-    def __init__(self, scope: Scope, key: str, timeout: float) -> None:
+    def __init__(
+        self, scope: Scope, key: str, timeout: float, left: Callable[["Line"], None]
+    ) -> None:
         self.scope = scope
         self.key = key
         self._timeout = timeout
+        self._left = left
         self._lock = asyncio.Lock()
         self._waiting = 0
         self._head: Head | None = None
         self._passed = False  # whether others wrote since whoever has the turn read the entry
-        self.users = 0
+        self._users = 0
         self.editor: object = None  # whose turn is an edit
+
+    def __enter__(self) -> Self:
+        self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        self._look_who_stands()
+
+    def _look_who_stands(self) -> None:
+        """Tell that nobody stands here any more, and that nothing is on its way from here."""
+        if self._users:
+            return
+        if self.head is None:
+            self._left(self)
+        else:  # its caller was cancelled; the next to come builds on it
+            self.head.written.add_done_callback(lambda _: self._look_who_stands())
 
     @property
     def head(self) -> Head | None:
@@ -93,8 +120,7 @@ class Line:
     def follow(self, row: Row, written: "asyncio.Future[Any]", base: Head | None) -> None:
         """Note that whoever has the turn has put a change on its way, built on `base`."""
         chain = Chain() if base is None else base.chain
-        # Before those who wait for it: futures call back in the order of asking.
-        written.add_done_callback(chain.look)
+        chain.add(written)
         # After a write that passed by, it is not stored, or that one was not.
         self._head = Head(None if self._passed else row, written, chain)
 
@@ -150,25 +176,32 @@ class Lines:
             for line in lines:
                 line.pass_by(written)
 
-    @contextmanager
-    def at(self, scope: Scope, key: str) -> Iterator[Line]:
-        """Join the line at a key."""
-        place = (scope, key)
-        line = self._lines.get(place)
+    def at(self, scope: Scope, key: str) -> Line:
+        """Return the line at a key, to be entered at once as a context."""
+        line = self._lines.get((scope, key))
         if line is None:
-            line = self._lines[place] = Line(scope, key, self._timeout)
-        line.users += 1
-        try:
-            yield line
-        finally:
-            line.users -= 1
-            self._leave(place, line)
+            line = self._lines[scope, key] = Line(scope, key, self._timeout, self._forget)
+        return line
 
-    def _leave(self, place: tuple[Scope, str], line: Line) -> None:
-        """Forget a line where nobody stands any more, and from which nothing is on its way."""
-        if line.users or self._lines.get(place) is not line:
-            return
-        if line.head is None:
-            del self._lines[place]
-        else:  # its caller was cancelled; the next to come builds on it
-            line.head.written.add_done_callback(lambda _: self._leave(place, line))
+    def _forget(self, line: Line) -> None:
+        if self._lines.get((line.scope, line.key)) is line:
+            del self._lines[line.scope, line.key]
+
+
+async def outcome(written: "asyncio.Future[Any]") -> None:
+    """Wait for a change, or raise what kept it from being stored.
+
+    It goes on if the one who waits is cancelled, as others may build on it: what
+    `asyncio.shield` is for, which takes three turns of the event loop more.
+    """
+    known = written.get_loop().create_future()
+
+    def tell(written: "asyncio.Future[Any]") -> None:
+        if not written.cancelled():
+            written.exception()  # seen, should nobody wait any more
+        if not known.done():
+            known.set_result(None)
+
+    written.add_done_callback(tell)
+    await known
+    written.result()

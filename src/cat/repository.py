@@ -13,10 +13,17 @@ import math
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, NamedTuple
 
 from cat import codec
@@ -52,7 +59,7 @@ from cat.errors import (
     UnstorableValueError,
     shown,
 )
-from cat.line import Head, Line, Lines, current_caller
+from cat.line import Head, Line, Lines, current_caller, outcome
 from cat.scope import Scope
 
 _LONGEST_EXPIRY = 1_000 * 365.25 * 86_400
@@ -122,15 +129,15 @@ class Repository:
 
     # --- One key.
 
-    async def save(
+    def save(
         self, scope: Scope, key: str, value: object, expires_in: float | timedelta | None
-    ) -> None:
+    ) -> Awaitable[object]:
         """Store `value` under `key`, replacing any; an expiry that was there is gone."""
         key = self._checked(key)
-        encoded = self._encoded(value)
+        text, size = self._encoded(value)
         now = self._now()
-        draft = _Draft(*encoded, _expiry(now, expires_in))
-        await self._write([self._put(scope, key, draft, now)], now)
+        meta = self._meta(size, _expiry(now, expires_in), now)
+        return self._write([Put(scope, key, text, meta)], now)
 
     async def load(self, scope: Scope, key: str, default: object, wanted: Any) -> Any:
         """Return a fresh value, of type `wanted` unless that is `None`, or `default` itself."""
@@ -143,8 +150,8 @@ class Repository:
         if row is None or not (row.expires is None or self._live(row.expires)):
             return default
         if wanted is None:
-            return codec.decode(row.value, partial(scope.at, key))
-        return codec.decode_as(wanted, row.value, partial(scope.at, key))
+            return codec.decode(row.value, scope.at, key)
+        return codec.decode_as(wanted, row.value, scope.at, key)
 
     async def exists(self, scope: Scope, key: str) -> bool:
         """Say whether there is an entry; a stored `None` is one."""
@@ -184,11 +191,11 @@ class Repository:
     ) -> bool:
         """Store `value` if there is no entry, and say whether it was stored."""
         key = self._checked(key)
-        encoded = self._encoded(value)
+        text, size = self._encoded(value)
         now = self._now()
-        put = self._put(scope, key, _Draft(*encoded, _expiry(now, expires_in)), now, ABSENT)
+        meta = self._meta(size, _expiry(now, expires_in), now)
         try:
-            await self._write([put], now)
+            await self._write([Put(scope, key, text, meta, ABSENT)], now)
         except ConflictError:
             return False
         return True
@@ -312,7 +319,7 @@ class Repository:
                         raise ReboundError(name)  # noqa: TRY301  # freed below
                     text, size = self._encoded(value)
                     if wanted is not None:
-                        codec.decode_as(wanted, text, partial(scope.at, key))
+                        codec.decode_as(wanted, text, scope.at, key)
                     if row is not None and not self._live(row.expires):
                         raise ConflictError(name)  # noqa: TRY301  # freed below
                     draft = _Draft(text, size, row.expires if row else None)
@@ -324,7 +331,7 @@ class Repository:
                 line.leave()
             written.add_done_callback(lambda _: free())
             try:
-                await asyncio.shield(written)
+                await outcome(written)
             except ConflictError:
                 reason = base.written.exception() if base is not None else None
                 if reason is not None and not isinstance(reason, ConflictError):
@@ -362,7 +369,7 @@ class Repository:
                 finally:
                     line.leave()
                 try:
-                    await asyncio.shield(written)
+                    await outcome(written)
                 except ConflictError:
                     pass
                 else:
@@ -378,9 +385,10 @@ class Repository:
         """
         expected = ABSENT if row is None else row.revision
         now = self._now()
-        put = self._put(line.scope, line.key, draft, now, expected)
+        meta = self._meta(draft.size, draft.expires, now)
+        put = Put(line.scope, line.key, draft.text, meta, expected)
         written = self._backend.write([put], now)
-        line.follow(Row(draft.text, put.meta.revision, draft.expires), written, base)
+        line.follow(Row(draft.text, meta.revision, draft.expires), written, base)
         return written
 
     async def _base(self, line: Line) -> tuple[Row | None, Head | None]:
@@ -435,18 +443,18 @@ class Repository:
         value = factory()
         if inspect.isawaitable(value):
             value = await value
-        encoded = self._encoded(value)
+        text, size = self._encoded(value)
         while True:
             now = self._now()
-            put = self._put(scope, key, _Draft(*encoded, _expiry(now, expires_in)), now, ABSENT)
+            meta = self._meta(size, _expiry(now, expires_in), now)
             try:
-                await self._write([put], now)
+                await self._write([Put(scope, key, text, meta, ABSENT)], now)
             except ConflictError:  # another process was quicker
                 row = await self._read(scope, key)
                 if row is not None:
                     return row.value
             else:
-                return encoded[0]
+                return text
 
     # --- Many keys.
 
@@ -481,10 +489,11 @@ class Repository:
         for key, value in list(mapping.items()):
             name = self._checked(key)
             try:
-                puts.append(self._put(scope, name, _Draft(*self._encoded(value), expires), now))
+                text, size = self._encoded(value)
             except UnstorableValueError as error:
                 path = f"$[{shown(name)}]{error.path.removeprefix('$')}"
                 raise UnstorableValueError(path, error.reason) from None
+            puts.append(Put(scope, name, text, self._meta(size, expires, now)))
             if len(puts) > _AT_ONCE:
                 await pause.if_due()
         if puts:
@@ -589,11 +598,8 @@ class Repository:
             self._lines.pass_by(changes, written)
         return written
 
-    def _put(
-        self, scope: Scope, key: str, draft: _Draft, now: float, expected: int | None = None
-    ) -> Put:
-        meta = Meta(draft.size, next(self._revisions), now, now, draft.expires)
-        return Put(scope, key, draft.text, meta, expected)
+    def _meta(self, size: int, expires: float | None, now: float) -> Meta:
+        return Meta(size, next(self._revisions), now, now, expires)
 
     async def _read(self, scope: Scope, key: str) -> Row | None:
         """Return the entry if it is live."""
@@ -604,8 +610,8 @@ class Repository:
 
     def _value(self, scope: Scope, key: str, text: str, wanted: Any) -> Any:
         if wanted is None:
-            return codec.decode(text, partial(scope.at, key))
-        return codec.decode_as(wanted, text, partial(scope.at, key))
+            return codec.decode(text, scope.at, key)
+        return codec.decode_as(wanted, text, scope.at, key)
 
     def _encoded(self, value: object) -> tuple[str, int]:
         return codec.encode(value, self._max_value_bytes)

@@ -5,6 +5,7 @@ names. Nothing is joined into one text, so no separator can be forged, and
 nothing is folded: `A` and `a`, composed and decomposed accents are different.
 """
 
+import functools
 import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +38,8 @@ class Scope(NamedTuple):
 
 
 GLOBAL = Scope("", "")
+# The same few are asked for again and again, at each verb.
+scope_of = functools.lru_cache(maxsize=1024)(Scope)
 
 
 def owner_of(user_id: "str | int | UUID") -> str:

@@ -132,13 +132,13 @@ class SQLite:
             if self._reader is None:
                 return UNKNOWN
             try:
-                rows = self._reader.execute(PEEK, (scope.owner, scope.namespace, key)).fetchall()
+                # The cursor is dropped at once, which ends its read transaction.
+                found = self._reader.execute(PEEK, (*scope, key)).fetchone()
             except sqlite3.Error:  # what is wrong, `get` will tell
                 return UNKNOWN
-        if not rows:
+        if found is None:
             return None
-        [(value, revision, expires)] = rows
-        return UNKNOWN if value is None else Row(value, revision, expires)
+        return UNKNOWN if found[0] is None else Row(*found)
 
     async def get(self, scope: Scope, key: str) -> Row | None:
         if self._reader is None:

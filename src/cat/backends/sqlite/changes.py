@@ -5,7 +5,7 @@ Everything here runs inside a transaction that somebody else began.
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from cat.entry import (
     ABSENT,
@@ -109,8 +109,8 @@ def make(raw: sqlite3.Connection, calls: Sequence[Call]) -> list[Answers | Confl
     blind: list[Put] = []  # held back, until something comes that could tell
     while len(outcomes) < len(calls):
         changes, now = calls[len(outcomes)]
-        if all(isinstance(change, Put) and change.expected is None for change in changes):
-            blind += changes  # type: ignore[arg-type]  # as was just seen
+        if _are_blind(changes):
+            blind += changes
             outcomes.append([None] * len(changes))
             continue
         _put_all(raw, blind)
@@ -123,6 +123,14 @@ def make(raw: sqlite3.Connection, calls: Sequence[Call]) -> list[Answers | Confl
             outcomes.append(_outcome(raw, changes, now))
     _put_all(raw, blind)
     return outcomes
+
+
+def _are_blind(changes: Sequence[Change]) -> TypeGuard[Sequence[Put]]:
+    """Tell whether changes are made whatever is there."""
+    for change in changes:  # a generator for each call would cost half a microsecond
+        if not isinstance(change, Put) or change.expected is not None:
+            return False
+    return True
 
 
 def _chain(calls: Sequence[Call], start: int) -> list[Put]:

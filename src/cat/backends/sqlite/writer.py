@@ -61,9 +61,6 @@ TOUCH = f"PRAGMA application_id = {APPLICATION_ID}"
 
 FREE_PAGES = "PRAGMA freelist_count"
 
-# Many rows in one statement cost 1.8 us each, and 3.1 us in one of their own. A
-# few sizes, of which any number is made up, so that few statements are prepared.
-ROWS_AT_ONCE = (64, 16, 4, 1)
 CUT_LOG = "PRAGMA journal_size_limit = 0"
 KEEP_LOG = f"PRAGMA journal_size_limit = {LOG_BYTES}"
 
@@ -210,7 +207,8 @@ class Writer:
         again = []
         for call in batch:
             if call.answers is not None:
-                settle(call.future, call.answers, None)
+                if not call.future.done():  # or else it was cancelled
+                    call.future.set_result(call.answers)
             elif call.error or error:
                 settle(call.future, [], call.error or error)
             else:
@@ -269,11 +267,11 @@ class Writer:
                 # Whoever was cancelled meanwhile is left out: no write comes late.
                 calls = [call for call in batch if not call.future.done()]
                 outcomes = make(raw, [(call.changes, call.now) for call in calls])
-                # As many as come go, or they would pile up; and never very many at once.
-                most = max(200, 2 * sum(len(call.changes) for call in calls))
-                size = max(1024 * 1024, 2 * sum(call.bytes for call in calls))
+                changed = sum(len(call.changes) for call in calls)
+                size = sum(call.bytes for call in calls)
                 now = max((call.now for call in calls), default=0.0)
-                removed = remove_expired(raw, now, most, size)
+                # As many as come go, or they would pile up; and never very many at once.
+                removed = remove_expired(raw, now, max(200, 2 * changed), max(2**20, 2 * size))
                 [(free,)] = raw.execute(FREE_PAGES).fetchall()
                 if identity_of(self._path) != self._identity:
                     return DatabaseReplacedError(self._path)
@@ -286,16 +284,17 @@ class Writer:
                 # what is there, and writes it anew.
                 self._worker.disconnect()
             return mapped(error, self._path, self._timeout, writes=commits)
-        self._pages += removed
         for call, outcome in zip(calls, outcomes, strict=True):
             if isinstance(outcome, CatError):
                 call.error = outcome
             else:
                 call.answers = outcome
-                removed = sum(a.entries for a in outcome if isinstance(a, Removed))
-                self._pages += removed + 2 * len(call.changes) + call.bytes // PAGE
+                for answer in outcome:
+                    if isinstance(answer, Removed):
+                        removed += answer.entries
         # What is deleted is overwritten, as secure_delete is on, and logged too.
-        self._pages += 1 + max(0, free - self._free)
+        freed = max(0, free - self._free)
+        self._pages += 1 + removed + 2 * changed + size // PAGE + freed
         self._free = free
         self._unsynced = not syncs
         if syncs:
