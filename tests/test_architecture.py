@@ -18,6 +18,7 @@ LAYERS = {
     "entry": 2,
     "files": 2,
     "backends.sqlite.faults": 2,
+    "backends.sqlite.mutex": 2,
     "backends.sqlite.worker": 2,
     "line": 3,
     "backends.sqlite.locks": 3,

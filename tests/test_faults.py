@@ -539,9 +539,11 @@ def test_start_lock_held(there: bool, home: Path, monkeypatch: pytest.MonkeyPatc
     home.mkdir(mode=0o700, exist_ok=True)
     lock = home / "cat.db.lock"
     code = """
-    import filelock
-    lock = filelock.FileLock(sys.argv[1])
-    lock.acquire()
+    from pathlib import Path
+    from cat.backends.sqlite.mutex import Mutex
+    Path(sys.argv[1]).touch(0o600)
+    mutex = Mutex(Path(sys.argv[1]))
+    assert mutex.acquire()
     """
 
     async def main() -> None:
@@ -644,7 +646,7 @@ def test_migration_that_is_killed(home: Path, monkeypatch: pytest.MonkeyPatch) -
     """  # noqa: S608  # constants
     code = """
     import asyncio, sys
-    import cat.backends.sqlite.start as backend, filelock
+    import cat.backends.sqlite.start as backend
     from cat import store
     from cat.schema import Migration
 

@@ -75,7 +75,7 @@ def test_import_does_nothing() -> None:
     assert seen["opened"] > 5, "the hook must have seen the modules"
     assert seen["threads"] == 0
     assert {"cat", "cat.ambient"} < set(seen["modules"])
-    assert not {"pydantic", "pydantic_core", "filelock"}.intersection(seen["modules"])
+    assert not {"pydantic", "pydantic_core"}.intersection(seen["modules"])
 
 
 def test_import_survives_an_unusable_environment(home: Path) -> None:
@@ -244,7 +244,7 @@ loop = asyncio.new_event_loop()
 
 STORM = """
 import asyncio, os, sys, time
-import aiosqlite, filelock, cat.backends.sqlite
+import aiosqlite, cat.backends.sqlite
 from cat import store
 
 name = sys.argv[1]

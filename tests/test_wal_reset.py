@@ -255,7 +255,7 @@ def lost(keys: list[str], home: Path) -> list[str]:
 
 def _environment(library: Path) -> dict[str, str]:
     """Return what makes a Python use `library`, and find the packages that this one has."""
-    packages = {str(Path(module.__file__).parent.parent) for module in (cat, aiosqlite, filelock)}
+    packages = {str(Path(module.__file__).parent.parent) for module in (cat, aiosqlite)}
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("CAT_")},
         "LD_PRELOAD": str(library),

@@ -355,6 +355,8 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     """Begin anew; what was inherited has threads that are not here."""
+    for repository in _held:
+        repository.forget()
     _inherited.append((dict(_bound), list(_held)))
     _bound.clear()
     _held.clear()

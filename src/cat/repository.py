@@ -16,7 +16,6 @@ import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
     Callable,
     Iterable,
     Mapping,
@@ -123,21 +122,25 @@ class Repository:
         """Go on after `hold`."""
         self._backend.release()
 
+    def forget(self) -> None:
+        """Leave everything to the parent, after `hold`, in the child of a fork."""
+        self._backend.forget()
+
     def abandon(self) -> bool:
         """Close what is open, for an event loop that was closed, and say whether anything was."""
         return self._backend.abandon()
 
     # --- One key.
 
-    def save(
+    async def save(
         self, scope: Scope, key: str, value: object, expires_in: float | timedelta | None
-    ) -> Awaitable[object]:
+    ) -> None:
         """Store `value` under `key`, replacing any; an expiry that was there is gone."""
         key = self._checked(key)
         text, size = self._encoded(value)
         now = self._now()
         meta = self._meta(size, _expiry(now, expires_in), now)
-        return self._write([Put(scope, key, text, meta)], now)
+        await self._write([Put(scope, key, text, meta)], now)
 
     async def load(self, scope: Scope, key: str, default: object, wanted: Any) -> Any:
         """Return a fresh value, of type `wanted` unless that is `None`, or `default` itself."""

@@ -97,6 +97,9 @@ class Backend(Protocol):
     def release(self) -> None:
         """Go on after `hold`, in the parent."""
 
+    def forget(self) -> None:
+        """Go on after `hold`, in the child: its locks are the parent's. Nothing else is called."""
+
     def abandon(self) -> bool:
         """Close what is open, for an event loop that was closed, and say whether anything was.
 

@@ -119,7 +119,7 @@ class SQLite:
         # Answers small reads here and now, and never waits.
         self._reader: sqlite3.Connection | None = None
         self._in_use = threading.Lock()  # as in `Worker`, for that connection
-        self._held: list[Writer | Worker] = []  # while the process forks
+        self._held: list[Writer | Worker | Locks] = []  # while the process forks
         # Reads what is large, and what the other may not wait for.
         self._slow: Worker | None = None
         self._locks: Locks | None = None
@@ -211,6 +211,9 @@ class SQLite:
         for half in self._halves():
             half.hold()
             self._held.append(half)
+        if self._locks is not None:
+            self._locks.hold()
+            self._held.append(self._locks)
         self._in_use.acquire()
         self._close_reader()
 
@@ -218,6 +221,10 @@ class SQLite:
         while self._held:
             self._held.pop().release()
         self._in_use.release()
+
+    def forget(self) -> None:
+        if self._locks is not None:
+            self._locks.forget()
 
     def abandon(self) -> bool:
         self._close_reader()

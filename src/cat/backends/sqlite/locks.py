@@ -8,20 +8,20 @@ an edit could wait for itself.
 
 import asyncio
 import random
+import sqlite3
+import threading
 import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from cat.backends.sqlite.faults import mapped
+from cat.backends.sqlite.mutex import Mutex
 from cat.errors import CatError, KeyBusyError
 from cat.files import make_directory, make_file, unwritable
 from cat.scope import Scope
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 # Two keys share a file by chance: then edits in two processes wait for each other.
 FILES = 1024
@@ -29,15 +29,18 @@ FILES = 1024
 # it lies free for longer than others sleep between two looks, at most.
 SHARED_FOR = 0.05
 LOOK = 0.003
+# Files that stay open when they are free: to open one costs five times what it
+# costs to lock it, and it takes 100 KB.
+KEPT = 16
 
 
 class _Held:
     """A file that is locked here: by whom, since when, and what frees it for all others."""
 
-    __slots__ = ("file", "freed", "holders", "since")
+    __slots__ = ("freed", "holders", "mutex", "since")
 
-    def __init__(self, file: "FileLock", since: float) -> None:
-        self.file = file
+    def __init__(self, mutex: Mutex, since: float) -> None:
+        self.mutex = mutex
         self.holders: list[object] = []
         self.since = since
         self.freed = asyncio.Event()
@@ -53,7 +56,8 @@ class Locks:
         self._directory = directory
         self._timeout = timeout
         self._held: dict[str, _Held] = {}
-        self._files: dict[str, FileLock] = {}  # to make one costs as much as to use it
+        self._kept: dict[str, Mutex] = {}  # the one used last comes last
+        self._in_use = threading.Lock()  # so that no fork comes in the middle
         # Of files that were held here: since when, and until when.
         self._before: dict[str, tuple[float, float]] = {}
 
@@ -86,38 +90,78 @@ class Locks:
 
     def close(self) -> None:
         """Free everything; from any thread."""
+        with self._in_use:
+            self._close_kept()
+            self.forget()
+
+    def hold(self) -> None:
+        """Close what is not locked, and lock nothing until `release`, as the process is to fork.
+
+        What is locked stays so: it is not inherited.
+        """
+        self._in_use.acquire()
+        self._close_kept()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._in_use.release()
+
+    def forget(self) -> None:
+        """Close what is locked; in a child, where SQLite takes it for locked by the child."""
         while self._held:
             _, held = self._held.popitem()
-            held.file.release(force=True)
+            held.mutex.close()
+
+    def _close_kept(self) -> None:
+        while self._kept:
+            _, mutex = self._kept.popitem()
+            mutex.close()
 
     def _take(self, name: str, since: float) -> _Held | None:
-        """Lock a file unless another process has it."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415  # 12 ms, for those who edit
-
+        """Lock a file unless somebody else has it."""
         file = self._directory / name
         try:
-            if name not in self._files:
-                if not self._directory.is_dir():
-                    self._directory.parent.stat()  # a home that was removed is not made again
-                    make_directory(self._directory)
-                make_file(file)
-                self._files[name] = FileLock(file, mode=0o600, thread_local=False)
-            lock = self._files[name]
-            lock.acquire(blocking=False)
-        except Timeout:
-            return None
+            with self._in_use:
+                mutex = self._kept.pop(name, None) or Mutex(file)
+                try:
+                    taken = self._acquired(mutex, file)
+                except BaseException:
+                    mutex.close()
+                    raise
+                if not taken:
+                    self._keep(name, mutex)
+                    return None
+                held = self._held[name] = _Held(mutex, since)
+                return held
+        except sqlite3.Error as error:
+            raise mapped(error, file, self._timeout, writes=False) from error
         except OSError as error:
             if isinstance(error, CatError):
                 raise
             raise unwritable(file, error) from error
-        held = self._held[name] = _Held(lock, since)
-        return held
+
+    def _acquired(self, mutex: Mutex, file: Path) -> bool:
+        try:
+            return mutex.acquire()
+        except FileNotFoundError:
+            if not self._directory.is_dir():
+                self._directory.parent.stat()  # a home that was removed is not made again
+                make_directory(self._directory)
+            make_file(file)
+        return mutex.acquire()
 
     def _free(self, name: str, held: _Held, holder: object) -> None:
         held.holders.remove(holder)
         if not held.holders and self._held.get(name) is held:
-            del self._held[name]
-            self._before[name] = (held.since, time.monotonic())
-            held.file.release()
+            with self._in_use:
+                del self._held[name]
+                self._before[name] = (held.since, time.monotonic())
+                held.mutex.release()
+                self._keep(name, held.mutex)
         if not held.holders:
             held.freed.set()
+
+    def _keep(self, name: str, mutex: Mutex) -> None:
+        self._kept[name] = mutex
+        if len(self._kept) > KEPT:
+            self._kept.pop(next(iter(self._kept))).close()

@@ -5,13 +5,16 @@ Everything here blocks and runs on a worker's thread.
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
 from cat.backends.sqlite.faults import mapped
+from cat.backends.sqlite.mutex import Mutex
 from cat.errors import (
+    CatError,
     CorruptDatabaseError,
     DatabaseBusyError,
     DatabaseReplacedError,
@@ -139,21 +142,22 @@ def open_database(path: Path, timeout: float) -> tuple[sqlite3.Connection, Ident
 
 @contextmanager
 def _start_lock(path: Path, timeout: float) -> Iterator[None]:
-    from filelock import FileLock, Timeout  # noqa: PLC0415  # 12 ms, needed here alone
-
     place = beside(path, ".lock")
     make_file(place)
-    lock = FileLock(place, thread_local=False)
-    try:
-        lock.acquire(timeout=timeout, poll_interval=0.005)
-    except Timeout:
-        raise DatabaseBusyError(place, timeout) from None
-    except OSError as error:
-        raise unwritable(place, error) from error
-    try:
+    deadline = time.monotonic() + timeout
+    with closing(Mutex(place)) as mutex:
+        try:
+            while not mutex.acquire():
+                if time.monotonic() > deadline:
+                    raise DatabaseBusyError(place, timeout)
+                time.sleep(0.005)
+        except sqlite3.Error as error:
+            raise mapped(error, place, timeout, writes=False) from error
+        except OSError as error:
+            if isinstance(error, CatError):
+                raise
+            raise unwritable(place, error) from error
         yield
-    finally:
-        lock.release()
 
 
 def _refuse_what_cannot_be_one(path: Path) -> None:

@@ -1,0 +1,74 @@
+"""A lock that processes share: an empty file, which SQLite locks.
+
+The system drops it when its holder dies, and it is not inherited by a fork. It
+needs nothing that is not here anyway: filelock did the same, took 17 ms to
+import at every first verb, and 130 us of an edit, where this takes 25.
+"""
+
+import os
+import sqlite3
+from pathlib import Path
+
+# Nothing is ever written; without it SQLite would make a file for the rollback.
+NO_JOURNAL = "PRAGMA journal_mode = MEMORY"
+BEGIN = "BEGIN EXCLUSIVE"
+ROLLBACK = "ROLLBACK"
+
+
+class Mutex:
+    """The lock that is the file at `path`, for one holder at a time, from any thread.
+
+    Two of one path keep each other out, in one process too.
+    """
+
+    __slots__ = ("_connection", "_identity", "_path")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._identity = (0, 0)
+
+    def acquire(self) -> bool:
+        """Take it, and say whether that was done: it is not if somebody has it.
+
+        Raises `FileNotFoundError` if there is no file, `OSError`, and `sqlite3.Error`.
+        """
+        found = os.stat(self._path)  # noqa: PTH116  # a third of the time of Path's
+        identity = (found.st_dev, found.st_ino)
+        try:
+            if self._connection is None or self._identity != identity:
+                self.close()  # of a file that was removed, where nobody else looks
+                self._connection = self._connect()
+                self._identity = identity
+            self._connection.execute(BEGIN)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let go of it."""
+        if self._connection is not None:
+            self._connection.execute(ROLLBACK)
+
+    def close(self) -> None:
+        """Let go of it and of the file."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self._path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=0,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.execute(NO_JOURNAL)  # reads the file, and so may find it locked
+        except BaseException:
+            connection.close()
+            raise
+        return connection
