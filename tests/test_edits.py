@@ -2326,13 +2326,12 @@ async def test_files_of_locks_that_are_removed(home: Path, peer: Child) -> None:
     assert asked(peer, "append", "k", "second") is None
     for place in (home / "cat.db-locks").iterdir():
         place.unlink()
-    peer.tell(["hold", "k", "theirs"])
-    assert peer.hear() == "inside"
+    await context.close()  # so that this process has none of them open
+    assert asked(peer, "hold", "k", "theirs") == "inside"
     ours = asyncio.create_task(append("k", "ours"))
-    await asyncio.sleep(0.1)
+    await some_commits()
     assert not ours.done()
-    peer.tell(None)
-    assert peer.hear() is None
+    assert asked(peer, "leave") is None
     await within(ours)
     assert await store.load("k") == ["first", "second", "theirs", "ours"]
 
