@@ -9,7 +9,6 @@ pydantic is imported when the first model or `type=` is met: it costs as much
 as the rest of the library together, and most plugins store plain values.
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -167,6 +166,8 @@ def adapter_of(wanted: Any) -> "TypeAdapter[Any]":
 
 def is_model(value: object) -> bool:
     """Tell whether it is an instance of a pydantic model or a dataclass."""
+    import dataclasses  # noqa: PLC0415  # 1 ms, for those who store or edit what is not plain
+
     kind = type(value)
     return hasattr(kind, "__pydantic_serializer__") or dataclasses.is_dataclass(kind)
 

@@ -9,16 +9,18 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cat.backends.sqlite.faults import mapped
-from cat.backends.sqlite.locks import Locks
 from cat.backends.sqlite.start import beside, connect
 from cat.backends.sqlite.worker import Worker, drive, settle
 from cat.backends.sqlite.writer import Writer
 from cat.entry import UNKNOWN, Answer, Change, Meta, Range, Row
 from cat.errors import DatabaseUnavailableError
 from cat.scope import Scope
+
+if TYPE_CHECKING:
+    from cat.backends.sqlite.locks import Locks
 
 # A value of more than 256 KiB would hold the event loop for longer than a hop to
 # a thread costs; `size` stands before `value`, so this is decided without reading it.
@@ -195,6 +197,8 @@ class SQLite:
     ) -> Callable[[], None]:
         await self._current().opened()  # so that there is a directory
         if self._locks is None:
+            from cat.backends.sqlite.locks import Locks  # noqa: PLC0415  # 2 ms, for those who edit
+
             self._locks = Locks(beside(self._real(), "-locks"), self._timeout)
         return await self._locks.acquire(scope, key, holder, deadline)
 

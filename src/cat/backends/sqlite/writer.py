@@ -13,7 +13,6 @@ lock, so that nobody can begin it anew.
 import asyncio
 import copy
 import logging
-import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +139,7 @@ class Writer:
         while not await self._worker.run(self._thread_scrub):
             if time.monotonic() > deadline:
                 raise NotScrubbedError(self._path, self._timeout)
-            await asyncio.sleep(random.uniform(0.002, 0.02))  # noqa: S311  # not a secret
+            await asyncio.sleep(_some(0.002, 0.02))
 
     async def close(self) -> None:
         """Wait for what is in flight, sync it, and close everything."""
@@ -319,7 +318,7 @@ class Writer:
                 gone = self._worker.left or is_pointless()
                 if not is_busy(error) or gone or time.monotonic() >= deadline:
                     raise
-                self._worker.rest(random.uniform(0.0002, 0.001))  # noqa: S311  # not a secret
+                self._worker.rest(_some(0.0002, 0.001))
             else:
                 return raw
 
@@ -396,6 +395,13 @@ def _rolled_back(raw: sqlite3.Connection) -> Iterator[None]:
     finally:
         if raw.in_transaction:
             raw.execute(ROLLBACK)
+
+
+def _some(least: float, most: float) -> float:
+    """Return a number of seconds between two, at random."""
+    import random  # noqa: PLC0415  # 1 ms, for those who wait
+
+    return random.uniform(least, most)  # noqa: S311  # not a secret
 
 
 def _nothing() -> None:
