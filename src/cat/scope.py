@@ -6,7 +6,6 @@ nothing is folded: `A` and `a`, composed and decomposed accents are different.
 """
 
 import functools
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from cat.errors import InvalidNamespaceError, InvalidUserError, shown
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 MAX_BYTES = 255
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")  # all that Unicode calls so
 
 
 class Scope(NamedTuple):
@@ -112,6 +110,6 @@ def _fault(text: str) -> str | None:
         return f"holds a lone surrogate: {shown(text)}"
     if size > MAX_BYTES:
         return f"has more than {MAX_BYTES} bytes of UTF-8"
-    if _CONTROL.search(text):
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in text):
         return f"holds a control character: {shown(text)}"
     return None
