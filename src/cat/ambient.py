@@ -36,14 +36,21 @@ class Store:
     `user` also `NoUserError`.
     """
 
-    __slots__ = ("_namespace", "_owner")
+    __slots__ = ("_namespace", "_owner", "_scope")
 
-    _owner: Callable[[], str]
+    _owner: str | Callable[[], str]
     _namespace: str
+    _scope: Callable[[], Scope]
 
-    def __init__(self, owner: Callable[[], str], namespace: str = "") -> None:
+    def __init__(self, owner: str | Callable[[], str], namespace: str = "") -> None:
         object.__setattr__(self, "_owner", owner)
         object.__setattr__(self, "_namespace", namespace)
+        # Called by every verb.
+        if isinstance(owner, str):
+            always = Scope(owner, namespace)
+            object.__setattr__(self, "_scope", lambda: always)
+        else:
+            object.__setattr__(self, "_scope", lambda: scope_of(owner(), namespace))
 
     async def save(self, key: str, value: T, *, expires_in: float | timedelta | None = None) -> T:
         """Store `value` under `key`, durably, and return it as it was passed.
@@ -525,9 +532,6 @@ class Store:
         """
         return files.folder(context.home(), self._scope())
 
-    def _scope(self) -> Scope:
-        return scope_of(self._owner(), self._namespace)
-
     def __setattr__(self, name: str, value: object) -> NoReturn:
         # What one request left on it, every later one would see.
         raise AttributeError(
@@ -561,10 +565,10 @@ class User(Store):
             assert user.id == "alice"
         ```
         """
-        return self._owner()
+        return self._scope().owner
 
 
-store = Store(lambda: GLOBAL.owner)
+store = Store(GLOBAL.owner)
 user = User(context.bound_user)
 
 
@@ -580,8 +584,7 @@ def for_user(user_id: "str | int | UUID") -> Store:
         await for_user(name).save("news", ["welcome"])
     ```
     """
-    owner = owner_of(user_id)
-    return Store(lambda: owner)
+    return Store(owner_of(user_id))
 
 
 async def users() -> list[str]:

@@ -112,10 +112,10 @@ def decode(text: str, at: Callable[[str], str], key: str) -> Any:
     Raises `CorruptValueError`.
     """
     try:
-        value, end = _decoder.raw_decode(text)  # looks for no space around, a quarter of the time
+        value, end = _scan(text, 0)
         if end == len(text):
             return value
-    except (ValueError, RecursionError):
+    except (ValueError, StopIteration, RecursionError):
         pass  # seen to below
     try:
         return _decoder.decode(text)
@@ -194,6 +194,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+# What `decode` calls, between two looks for space, which take a third of its time.
+_scan = _decoder.scan_once  # type: ignore[attr-defined]  # not in typeshed
 
 
 def _plain(value: Any, depth: int) -> Any:  # noqa: C901, PLR0911  # one for each kind of value

@@ -7,6 +7,7 @@ closed with the loop, with no code of the user's.
 
 import asyncio
 import os
+from asyncio import get_running_loop
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
@@ -116,7 +117,8 @@ def current_user() -> str | None:
 
 def bound_user() -> str:
     """Return the id of the current user, or raise `NoUserError`."""
-    owner = current_user()
+    bound = _user.get()
+    owner = bound.owner if isinstance(bound, _Request) else bound
     if owner is None:
         raise NoUserError
     return owner
@@ -151,7 +153,7 @@ def bind(user_id: "str | int | UUID") -> None:
 
 def repository() -> Repository:
     """Return the repository of the running event loop, made from the environment if need be."""
-    loop = asyncio.get_running_loop()
+    loop = get_running_loop()
     bound = _bound.get(loop)
     if bound is None:
         bound = _bind(loop, read())
@@ -163,14 +165,14 @@ def repository() -> Repository:
 async def enter() -> None:
     """Open the repository of the running event loop for a server, until it calls `leave`."""
     repository()
-    bound = _bound[asyncio.get_running_loop()]
+    bound = _bound[get_running_loop()]
     await bound.repository.open()
     bound.servers += 1
 
 
 async def leave() -> None:
     """Close what was opened on demand, when the last server of the running event loop leaves."""
-    bound = _bound.get(asyncio.get_running_loop())
+    bound = _bound.get(get_running_loop())
     if bound is not None:
         bound.servers -= 1
         if bound.servers <= 0:
@@ -179,7 +181,7 @@ async def leave() -> None:
 
 async def close() -> None:
     """Close what the running event loop opened on demand, unless a `connect()` still uses it."""
-    loop = asyncio.get_running_loop()
+    loop = get_running_loop()
     bound = _bound.get(loop)
     if bound is not None and bound.on_demand and bound.users == 1:
         del _bound[loop]
@@ -188,7 +190,7 @@ async def close() -> None:
 
 async def end() -> None:
     """Close what the running event loop has open, whoever uses it, as its process ends."""
-    bound = _bound.get(asyncio.get_running_loop())
+    bound = _bound.get(get_running_loop())
     if bound is not None:
         await bound.repository.close()
 
@@ -199,7 +201,7 @@ def close_idle() -> None:
     Raises `RuntimeError` inside a running event loop, and if a `connect()` is open.
     """
     try:
-        asyncio.get_running_loop()
+        get_running_loop()
     except RuntimeError:
         pass
     else:
@@ -236,7 +238,7 @@ def home() -> Path:
     Nothing is made or opened.
     """
     try:
-        bound = _bound.get(asyncio.get_running_loop())
+        bound = _bound.get(get_running_loop())
     except RuntimeError:  # no loop is running: a plain script may use folders too
         bound = None
     return bound.settings.home if bound else read().home
@@ -275,7 +277,7 @@ class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
         self._bound: _Bound | None = None
 
     async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         settings = read(self._given)
         bound = _bound.get(loop)
         if bound is None:
@@ -295,7 +297,7 @@ class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
         if bound is not None:
             bound.users -= 1
             if bound.users == 0:
-                loop = asyncio.get_running_loop()
+                loop = get_running_loop()
                 if _bound.get(loop) is bound:
                     del _bound[loop]
                 await bound.lifetime.aclose()

@@ -150,11 +150,14 @@ class Repository:
         row = self._backend.peek(scope, key)
         if row is UNKNOWN:
             row = await self._backend.get(scope, key)
-        if row is None or not (row.expires is None or self._live(row.expires)):
+        if row is None:
+            return default
+        text, _, expires = row
+        if expires is not None and not self._live(expires):
             return default
         if wanted is None:
-            return codec.decode(row.value, scope.at, key)
-        return codec.decode_as(wanted, row.value, scope.at, key)
+            return codec.decode(text, scope.at, key)
+        return codec.decode_as(wanted, text, scope.at, key)
 
     async def exists(self, scope: Scope, key: str) -> bool:
         """Say whether there is an entry; a stored `None` is one."""
@@ -606,10 +609,10 @@ class Repository:
 
     async def _read(self, scope: Scope, key: str) -> Row | None:
         """Return the entry if it is live."""
-        row = self._backend.peek(scope, key)
-        if row is UNKNOWN:
-            row = await self._backend.get(scope, key)
-        return row if row is not None and self._live(row.expires) else None
+        found = self._backend.peek(scope, key)
+        if found is UNKNOWN:
+            found = await self._backend.get(scope, key)
+        return Row(*found) if found is not None and self._live(found[2]) else None
 
     def _value(self, scope: Scope, key: str, text: str, wanted: Any) -> Any:
         if wanted is None:
@@ -636,9 +639,12 @@ class Repository:
 
     def _checked(self, key: str) -> str:
         """Return `key` as a plain `str`, or raise `InvalidKeyError`."""
-        if not isinstance(key, str):
+        if type(key) is str:
+            text = key
+        elif isinstance(key, str):
+            text = str.__str__(key)
+        else:
             raise InvalidKeyError(f"is of type {type(key).__name__}", self._max_key_bytes)
-        text = str.__str__(key)
         if text.isascii() and 0 < len(text) <= self._max_key_bytes and "\0" not in text:
             return text
         reason = self._fault(text)

@@ -27,8 +27,11 @@ class Backend(Protocol):
     async def open(self) -> None:
         """Make ready for use, once: files, locks, migrations. Every other method does so too."""
 
-    def peek(self, scope: Scope, key: str) -> Row | None:
-        """Return what `get` would, if that takes no waiting, and else `UNKNOWN`."""
+    def peek(self, scope: Scope, key: str) -> tuple[str, int, float | None] | None:
+        """Return what `get` would, if that takes no waiting, and else `UNKNOWN` itself.
+
+        A plain tuple will do: the rest of a read takes little longer than to make a `Row`.
+        """
 
     async def get(self, scope: Scope, key: str) -> Row | None:
         """Return the entry, expired or not; it sees every write that has returned anywhere."""

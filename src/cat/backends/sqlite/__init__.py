@@ -129,7 +129,7 @@ class SQLite:
     async def open(self) -> None:
         await self._current().opened()
 
-    def peek(self, scope: Scope, key: str) -> Row | None:
+    def peek(self, scope: Scope, key: str) -> tuple[str, int, float | None] | None:
         with self._in_use:
             if self._reader is None:
                 return UNKNOWN
@@ -138,9 +138,9 @@ class SQLite:
                 found = self._reader.execute(PEEK, (*scope, key)).fetchone()
             except sqlite3.Error:  # what is wrong, `get` will tell
                 return UNKNOWN
-        if found is None:
-            return None
-        return UNKNOWN if found[0] is None else Row(*found)
+        if found is not None and found[0] is None:
+            return UNKNOWN
+        return found  # type: ignore[no-any-return]  # a row as `PEEK` says
 
     async def get(self, scope: Scope, key: str) -> Row | None:
         if self._reader is None:
@@ -148,8 +148,8 @@ class SQLite:
         row = self.peek(scope, key)
         if row is UNKNOWN:
             rows = await self._on_thread(_fetch, GET, (*scope, key))
-            row = Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
-        return row
+            return Row(_text(rows[0][0]), *rows[0][1:]) if rows else None
+        return None if row is None else Row(*row)
 
     async def stat(self, scope: Scope, key: str) -> Meta | None:
         if self._reader is None:
