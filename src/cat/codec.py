@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 # 201 levels; well below both, so that what is saved can be read anywhere.
 MAX_DEPTH = 100
 
+_SCALARS = frozenset((str, int, float, bool, type(None)))
 # An int below this has few digits; see `_check_digits` for the others.
 _SMALL = 2**64
 
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
-# A look for cycles is not needed: none comes out of `_plain`, which limits nesting.
+# A look for cycles is not needed: none is as deep as what comes here may be.
 _encoder = functools.partial(
     json.JSONEncoder, check_circular=False, allow_nan=False, separators=(",", ":")
 )
@@ -90,7 +91,7 @@ def encode(value: object, max_bytes: int) -> tuple[str, int]:
     the size if it is more than `max_bytes`.
     """
     try:
-        text, size = _written(_plain(value, 0))
+        text, size = _quickly_written(value) or _written(_plain(value, 0))
     except _Unstorable as fault:
         raise UnstorableValueError(_path(reversed(fault.steps)), fault.reason) from None
     except RecursionError:
@@ -177,6 +178,36 @@ def _problems(error: "ValidationError") -> list[tuple[str, str]]:
     return [(_path(problem["loc"]), problem["type"]) for problem in found]
 
 
+def _quickly_written(value: object) -> tuple[str, int] | None:
+    """Return what `encode` does, if no more than a glance shows that this is right."""
+    if not _is_plain(value, 0):
+        return None
+    try:
+        return _written(value)
+    except ValueError:  # NaN and the like: `_plain` tells where
+        return None
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Tell whether json takes all types in it as they are; two thirds of the time of `_plain`."""
+    kind = type(value)
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        items = value.values()
+    elif kind is list or kind is tuple:
+        items = value
+    else:
+        return kind in _SCALARS
+    if depth == MAX_DEPTH:
+        return False
+    for item in items:
+        if type(item) not in _SCALARS and not _is_plain(item, depth + 1):
+            return False
+    return True
+
+
 def _written(plain: object) -> tuple[str, int]:
     # Counters are the values that change most, and json makes an encoder for each.
     text = int.__repr__(plain) if type(plain) is int else _dumps(plain)
@@ -185,6 +216,8 @@ def _written(plain: object) -> tuple[str, int]:
     try:
         return text, len(text.encode())
     except UnicodeEncodeError:  # lone surrogates: SQLite takes them as escapes only
+        if _SURROGATE_PAIR.search(text):
+            raise
         text = _dumps_ascii(plain)
         return text, len(text)
 
