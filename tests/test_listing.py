@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import sqlite3
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import closing
@@ -479,6 +480,7 @@ COVERED = "SEARCH entries USING COVERING INDEX sqlite_autoindex_entries_1"
 BOTH = "(owner=? AND namespace=? AND key>? AND key<?)"
 ONE = "(owner=? AND namespace=? AND key=?)"
 BY_EXPIRY = "SEARCH entries USING INDEX entries_by_expiry (expires<?)"
+COVERED_BY_EXPIRY = BY_EXPIRY.replace("INDEX", "COVERING INDEX")
 
 # How each statement finds its rows; what a plan says of other tables is left out.
 PLANS = {
@@ -486,7 +488,7 @@ PLANS = {
     sqlite.PEEK: [f"{UNIQUE} {ONE}"],
     sqlite.STAT: [f"{UNIQUE} {ONE}"],
     sqlite.PICK: [f"{UNIQUE} {ONE}"],
-    sqlite.KEYS: [f"{UNIQUE} {BOTH}"],
+    sqlite.KEYS: [f"{UNIQUE} {BOTH}", COVERED_BY_EXPIRY, COVERED_BY_EXPIRY],
     sqlite.SCAN: [f"{UNIQUE} {BOTH}"],
     sqlite.COUNT: [f"{COVERED} {BOTH}", BY_EXPIRY],
     sqlite.NAMESPACES: [f"{UNIQUE} (owner=?)", f"{UNIQUE} (owner=? AND namespace>?)"],
@@ -505,7 +507,7 @@ PLANS = {
     changes.EXPIRED: [BY_EXPIRY],
     changes.REMOVE: ["SEARCH entries USING INTEGER PRIMARY KEY (rowid=?)"],
 }
-NAMED = dict.fromkeys(("owner", "namespace", "start", "end", "now"), 1)
+NAMED = dict.fromkeys(("owner", "namespace", "start", "end", "now", "most"), 1)
 
 
 @pytest.mark.parametrize("count", [10, 10_000])
@@ -556,9 +558,12 @@ async def test_a_page_costs_the_same_among_any_number(home: Path) -> None:
     put(home / "cat.db", Scope("many", "n/m"), (f"k{n:06}" for n in range(10_000)))
     with closing(sqlite3.connect(home / "cat.db")) as connection:
         for start, end in [("", None), ("k", "l"), ("k05", "k06"), ("k000500\0", None)]:
-            for statement, rest in [(sqlite.KEYS, (1.0, 100)), (sqlite.SCAN, (1.0,))]:
-                ranges = [Range(scope, start, end) for scope in (few, many)]
-                found = [work(connection, statement, (*sqlite._bounds(r), *rest)) for r in ranges]
+            ranges = [Range(scope, start, end) for scope in (few, many)]
+            pages = [{**sqlite._named_bounds(r), "now": 1.0, "most": 100} for r in ranges]
+            rows = [(*sqlite._bounds(r), 1.0) for r in ranges]
+            wanted: list[tuple[str, list[Any]]] = [(sqlite.KEYS, pages), (sqlite.SCAN, rows)]
+            for statement, both in wanted:
+                found = [work(connection, statement, parameters) for parameters in both]
                 [(_, cost), (_, other)] = found
                 assert [count for count, _ in found] == [100, 100]
                 assert 100 < max(cost, other) <= 1.05 * min(cost, other)
@@ -569,3 +574,21 @@ async def test_a_page_costs_the_same_among_any_number(home: Path) -> None:
         count, cost = work(connection, sqlite.OWNERS, {"now": 1.0})
         assert count == 2
         assert cost < 500
+
+
+@pytest.mark.parametrize("expired", [0, 999, 1000, 1001, 30_000])
+async def test_keys_among_expired_ones(expired: int, home: Path) -> None:
+    """However many have expired and are still there, none is listed, and a page costs little."""
+    await store.save("k", 1)
+    gone = (f"k{n:06}" for n in range(1, 2 * expired, 2))
+    put(home / "cat.db", GLOBAL, gone, expires=2.0)
+    put(home / "cat.db", GLOBAL, (f"k{n:06}" for n in range(0, 60_000, 2)))
+    put(home / "cat.db", GLOBAL, ["later"], expires=time.time() + 1000)
+    live = ["k", *(f"k{n:06}" for n in range(0, 60_000, 2)), "later"]
+    assert await store.keys() == live
+    assert await store.keys("k", after="k000100", limit=100) == live[52:152]
+    page = {**sqlite._named_bounds(Range(GLOBAL, "k")), "now": time.time(), "most": 100}
+    with closing(sqlite3.connect(home / "cat.db")) as connection:
+        found, cost = work(connection, sqlite.KEYS, page)
+    assert found == 100
+    assert cost < 20_000
