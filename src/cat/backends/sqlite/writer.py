@@ -15,6 +15,7 @@ import copy
 import logging
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -42,6 +43,8 @@ LOG = logging.getLogger("cat")
 # and changes. A single larger call is a batch of its own.
 BATCH_BYTES = 4 * 1024 * 1024
 BATCH_CHANGES = 1_000
+# Callers that go on in one turn of the event loop.
+TOLD_AT_ONCE = 32
 # Pages written between two looks at the length of the log. A look at it makes
 # the next commit 70-85 us slower, so there is none at every commit.
 PAGES_BETWEEN_LOOKS = 250
@@ -79,7 +82,7 @@ class _Call:
         self.deadline = time.monotonic() + timeout
         self.future: asyncio.Future[Answers] = asyncio.get_running_loop().create_future()
         self.answers: Answers | None = None
-        self.error: CatError | None = None
+        self.error: BaseException | None = None
 
 
 class Writer:
@@ -94,6 +97,7 @@ class Writer:
         self._timeout = timeout
         self._interval = interval
         self._waiting: list[_Call] = []
+        self._made: deque[_Call] = deque()  # or failed, and the caller does not know yet
         self._running = True  # until it is open, calls wait, in their order
         self._crowded = False  # the last batch held several calls, so the next will
         self._submitted = 0  # batches
@@ -149,6 +153,8 @@ class Writer:
             await self._worker.run(_nothing)  # after the batch under way
             if self._submitted == submitted:
                 self._next()  # a KeyboardInterrupt may have kept its end from doing so
+        while self._made:
+            self._tell()
         if self._timer is not None:
             self._timer.cancel()
         if self._unsynced:
@@ -202,19 +208,34 @@ class Writer:
         return calls[:taken]
 
     def _settle(self, batch: list[_Call], _: object, error: BaseException | None) -> None:
-        """Give each caller its answer; those whose turn never came are in the next batch."""
+        """Take note of what became of a batch; those whose turn never came are in the next."""
         again = []
         for call in batch:
-            if call.answers is not None:
-                if not call.future.done():  # or else it was cancelled
-                    call.future.set_result(call.answers)
-            elif call.error or error:
-                settle(call.future, [], call.error or error)
-            else:
+            call.error = call.error or error
+            if call.answers is None and call.error is None:
                 again.append(call)
+            else:
+                self._made.append(call)
         self._waiting[:0] = again
         self._set_timer()
         self._next()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Give callers their answers, a few in each turn of the event loop.
+
+        Each goes on in the next turn, and a thousand of them at once would hold it.
+        """
+        if len(self._made) > TOLD_AT_ONCE:  # first, as a KeyboardInterrupt may come
+            asyncio.get_running_loop().call_soon(self._tell)
+        for _ in range(min(TOLD_AT_ONCE, len(self._made))):
+            call = self._made.popleft()
+            if call.future.done():
+                continue  # it was cancelled
+            if call.answers is not None:
+                call.future.set_result(call.answers)
+            elif call.error is not None:
+                call.future.set_exception(call.error)
 
     def _set_timer(self) -> None:
         if self._unsynced and self._timer is None:
