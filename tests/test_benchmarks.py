@@ -79,3 +79,19 @@ def test_peers_say_how_durable_they_are(contenders: ModuleType) -> None:
         assert len(kind.durable) > 20
         assert isinstance(kind.syncs, bool)
         assert kind.syncs == ("on the disk when it returns" in kind.durable)
+
+
+def between_markers(page: Path) -> str:
+    """Return what the benchmark wrote into a page."""
+    text = page.read_text(encoding="utf-8")
+    return text.split("<!-- bench: begin -->")[1].split("<!-- bench: end -->")[0]
+
+
+def test_readme_quotes_the_page() -> None:
+    """The figures in the README are in a table of the page that tells all of them."""
+    quoted = re.findall(r"([\d.,]+) ×", between_markers(ROOT / "README.md"))
+    page = between_markers(ROOT / "docs" / "performance.md")
+    told = [cell for row in rows(page) for cell in row]
+    assert len(quoted) == 3
+    for figure in quoted:
+        assert any(cell.startswith(f"{figure} × (") for cell in told)

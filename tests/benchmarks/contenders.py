@@ -44,6 +44,7 @@ class Contender:
     package: ClassVar[str]
     durable: ClassVar[str]  # in words, for the table
     syncs: ClassVar[bool] = True  # whether a save that has returned is on the disk
+    blocks: ClassVar[bool] = False  # whether a save holds the event loop until it is done
     at_once: ClassVar[str] = "100 tasks"  # what 100 at once is for it
     every: ClassVar[int] = 1  # takes part in one of so many slices, as it is slow
 
@@ -124,7 +125,8 @@ class SQLite3(Contender):
     name = "sqlite3"
     package = "sqlite3"
     durable = "on the disk when it returns (WAL, FULL)"
-    at_once = "one transaction, blocking"
+    blocks = True
+    at_once = "one transaction"
 
     async def open(self, place: Path) -> None:
         """Open a database that syncs each commit."""
@@ -214,7 +216,8 @@ class DiskCache(Contender):
     package = "diskcache"
     durable = "not synced (WAL, NORMAL): a power cut takes what the last checkpoint has not"
     syncs = False
-    at_once = "one transaction, blocking"
+    blocks = True
+    at_once = "one transaction"
 
     async def open(self, place: Path) -> None:
         """Open a cache with the default settings."""
@@ -254,6 +257,7 @@ class KeyValue(Contender):
     package = "py-key-value-aio"
     durable = "as diskcache, on which it rests"
     syncs = False
+    blocks = True
     at_once = "`put_many`, `get_many`"
 
     async def open(self, place: Path) -> None:
@@ -332,7 +336,8 @@ class LMDB(Contender):
     name = "lmdb"
     package = "lmdb"
     durable = "on the disk when it returns"
-    at_once = "one transaction, blocking"
+    blocks = True
+    at_once = "one transaction"
 
     async def open(self, place: Path) -> None:
         """Open an environment with the default flags, which sync."""

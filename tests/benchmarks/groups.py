@@ -198,8 +198,6 @@ async def large(bench: Bench) -> Round:
         for name in ("catstore", "sqlite3")
         for verb in ("save", "load")
     ]
-    for case in cases:  # a load wants a value
-        await case.work()
     return bench.turns(cases)
 
 
@@ -221,17 +219,16 @@ async def held(bench: Bench) -> Round:
 
 async def lag(bench: Bench) -> Round:
     """How late the event loop is beside 100 tasks that save and load, and beside none."""
-    child = bench.child("lag")
+    child, scale = bench.child("lag"), bench.scale
+    traffics = {"store": scale.lag, "sleep": scale.seconds, "none": scale.seconds}
 
     async def measure() -> dict[str, float]:
         """Return the shares of each kind of traffic."""
-        return {
-            f"lag, {traffic}: {share}": late
-            for traffic in ("store", "sleep", "none")
-            for share, late in child.ask(
-                "lag", traffic=traffic, seconds=bench.scale.seconds
-            ).items()
-        }
+        late = {}
+        for traffic, seconds in traffics.items():
+            shares = child.ask("lag", traffic=traffic, seconds=seconds)
+            late |= {f"lag, {traffic}: {share}": amount for share, amount in shares.items()}
+        return late
 
     return measure
 
@@ -329,6 +326,7 @@ async def imports(bench: Bench) -> Round:
         return Case(f"import: {name}", work, 1, tells=True)
 
     turns = Turns([case(*each) for each in programs.items()], bench.scale.starts)
+    await turns.warm_up()  # bytecode is written
 
     async def measure() -> dict[str, float]:
         """Add what was seen from inside."""

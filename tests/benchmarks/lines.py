@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+numbers = count()
 Verbs = dict[str, Callable[..., Awaitable[Any]]]
 
 
@@ -18,7 +20,7 @@ class Child:
     def __init__(self, *command: str | Path, home: Path) -> None:
         """Start it, with `home` as its `CAT_HOME` and as the directory in which it runs."""
         home.mkdir(mode=0o700, exist_ok=True)
-        self.errors = home / "stderr.txt"
+        self.errors = home / f"stderr-{next(numbers)}.txt"
         # A PYTHONPATH could lead the real Cheshire Cat to the wrong package `cat`.
         environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
         with self.errors.open("w") as stderr:

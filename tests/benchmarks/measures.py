@@ -19,6 +19,7 @@ class Scale:
     large: int  # values of 1 MB in a slice
     starts: int  # of a program in a round
     seconds: float  # of what runs for a time
+    lag: float  # seconds of traffic, of which one tick in a thousand is to be told
     keys: tuple[int, int]  # from so many to so many
     users: tuple[int, int]
     saves: int  # at once, for the memory
@@ -30,16 +31,18 @@ FULL = Scale(
     large=2,
     starts=5,
     seconds=2.0,
+    lag=5.0,
     keys=(10**3, 10**6),
     users=(10, 10**5),
     saves=1000,
 )
 QUICK = Scale(
-    rounds=2,
+    rounds=1,
     slices=1,
     large=2,
     starts=1,
     seconds=0.1,
+    lag=0.2,
     keys=(10**2, 10**4),
     users=(10, 10**2),
     saves=1000,
@@ -75,6 +78,11 @@ class Turns:
                     spent[case.key] += await self.slice(case)
                     done[case.key] += case.operations
         return {case.key: spent[case.key] / done[case.key] for case in self.cases}
+
+    async def warm_up(self) -> None:
+        """Let each do a slice that does not count."""
+        for case in [*self.cases]:
+            await self.slice(case)
 
     async def slice(self, case: Case) -> float:
         """Return the seconds of one slice; who has ended takes no more part."""

@@ -138,7 +138,7 @@ def peer_table(found: Found, which: str) -> str:
     header = ["", *[MEASURES[measure] for measure in measures], "100 at once are", "a save is"]
     rows = [
         [
-            kind.name,
+            kind.name + "*" * kind.blocks,
             *[peer_cell(measure, kind.name, series) for measure in measures],
             kind.at_once,
             kind.durable,
@@ -205,7 +205,7 @@ def lag_table(found: Found) -> str:
 # --- How, where and with whom.
 
 
-def rounds(found: Found) -> str:
+def rounds(found: Found) -> list[str]:
     """Say how much was done."""
     scale = found.scale
     each, at_once = WAYS * scale.slices, 2 * WAYS * scale.slices
@@ -215,17 +215,19 @@ def rounds(found: Found) -> str:
         if kind.every > 1
     ]
     fewer = f", of those that are slow fewer: {', '.join(slow)} of each" if slow else ""
-    return (
-        f"{scale.rounds} rounds. In each, {scale.slices} slices with {each:,} operations one at a"
-        f" time and {at_once:,} at once{fewer}; {scale.large * scale.slices} values of 1 MB;"
-        f" {scale.starts} starts of a process. Growth is from {scale.keys[0]:,} to"
-        f" {scale.keys[1]:,} keys and from {scale.users[0]:,} to {scale.users[1]:,} users."
-    )
+    return [
+        f"rounds: {scale.rounds}, slices of each: {scale.slices}",
+        f"operations in a round: {each:,} one at a time, {at_once:,} at once{fewer}",
+        f"values of 1 MB in a round: {scale.large * scale.slices}",
+        f"starts of each program in a round: {scale.starts}",
+        f"growth: from {scale.keys[0]:,} to {scale.keys[1]:,} keys in a scope",
+        f"growth: from {scale.users[0]:,} to {scale.users[1]:,} users with ten keys each",
+    ]
 
 
 def remarks(found: Found) -> list[str]:
     """Return what a reader has to know of this run."""
-    told = [rounds(found)]
+    told = rounds(found)
     told += [
         f"{name}: not measured: {why}." for name, why in found.passes["free"]["absent"].items()
     ]
@@ -250,7 +252,7 @@ NOTE = (
 )
 PEERS = (
     "Time of one operation; in brackets what catstore takes as a multiple of it, so below 1"
-    " catstore is faster"
+    " catstore is faster. A save of those with a star holds the event loop"
 )
 
 

@@ -113,7 +113,9 @@ async def prepared(bench: Bench, options: argparse.Namespace) -> dict[str, Round
     rounds = {}
     for name in options.only or GROUPS:
         say(f"{elapsed()} {options.label}: preparing {name}")
-        rounds[name] = await GROUPS[name](bench)
+        rounds[name] = work = await GROUPS[name](bench)
+        if isinstance(work, Turns):
+            await work.warm_up()
     # What the imports of others left behind is no cost of anybody's saves.
     gc.collect()
     gc.freeze()
