@@ -20,7 +20,7 @@ umask, uid, below = sys.argv[1:]
 async def rehearse(home):  # as nobody, Python's own files may be out of reach
     async with connect(home=home):
         await store.save("k", 1)
-        store.folder
+        for_user("rehearsal").folder
 
 with tempfile.TemporaryDirectory() as home:
     asyncio.run(rehearse(home))

@@ -66,6 +66,12 @@ _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
 _abandoned: list[Repository] = []
 # Closed while this process forks.
 _held: list[Repository] = []
+# No longer bound, and not closed yet.
+_closing: list[Repository] = []
+# Inherited with locks that SQLite takes for this process's own. They are seen to
+# when the store is used: a child that does not use it may find SQLite's mutexes
+# held by threads that it does not have, and would wait for ever.
+_to_forget: list[Repository] = []
 # What a forked child inherited. Collecting it would wake the parent's event
 # loop through a pipe that both have, so a list that nobody clears keeps it.
 _inherited: list[object] = []
@@ -304,6 +310,8 @@ class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
 
 
 def _bind(loop: asyncio.AbstractEventLoop, settings: Settings) -> _Bound:
+    while _to_forget:
+        _to_forget.pop().forget()
     _close_what_was_left()
     made = Repository(
         backends.connect(settings),
@@ -326,7 +334,11 @@ async def _lifetime(repository: Repository) -> AsyncGenerator[None, None]:
     finally:
         # A loop that is shutting down keeps it, closed: what comes later raises
         # instead of opening another that nobody would close.
-        await repository.close()
+        _closing.append(repository)
+        try:
+            await repository.close()
+        finally:
+            _closing.remove(repository)
 
 
 def _close_what_was_left() -> None:
@@ -345,9 +357,10 @@ def _before_fork() -> None:
     Seen: the child's commits held no lock, and the parent's close deleted the
     write-ahead log under them.
     """
-    for bound in list(_bound.values()):
-        bound.repository.hold()
-        _held.append(bound.repository)
+    bound = [bound.repository for bound in list(_bound.values())]
+    for repository in {*bound, *_closing}:
+        repository.hold()
+        _held.append(repository)
 
 
 def _after_fork() -> None:
@@ -357,9 +370,8 @@ def _after_fork() -> None:
 
 def _after_fork_in_child() -> None:
     """Begin anew; what was inherited has threads that are not here."""
-    for repository in _held:
-        repository.forget()
     _inherited.append((dict(_bound), list(_held)))
+    _to_forget.extend(_held)
     _bound.clear()
     _held.clear()
 

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from contenders import KEYS, WAYS, CatStore, Contender, value
+from layers import alone_cases, load_cases, saves
 from lines import Child
 from measures import Case, Scale, Turns
 
@@ -144,6 +145,20 @@ async def saves_at_once(bench: Bench) -> Round:
 async def loads_at_once(bench: Bench) -> Round:
     """100 loads at once of everybody."""
     return bench.turns([gathers("100 loads", each, each.load_at_once) for each in bench.contenders])
+
+
+async def layers(bench: Bench) -> Round:
+    """Where the time of a load and of a save goes, in catstore itself."""
+    store = bench.ours.store
+    await bench.ours.save(KEYS)
+    await bench.ours.load(KEYS)
+    turns = bench.turns([*load_cases(store), *alone_cases()])
+
+    async def measure() -> dict[str, float]:
+        """Add the steps of 100 saves."""
+        return await turns() | await saves(store, bench.scale.slices)
+
+    return measure
 
 
 async def edits(bench: Bench) -> Round:
@@ -361,6 +376,7 @@ GROUPS: dict[str, Callable[[Bench], Awaitable[Round]]] = {
     "loads": loads_at_once,
     "saves": saves_at_once,
     "edits": edits,
+    "layers": layers,
     "processes": processes,
     "large": large,
     "held": held,

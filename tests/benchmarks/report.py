@@ -3,9 +3,11 @@
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from contenders import CONTENDERS, WAYS, Contender
+from layers import ALONE, LOAD, SAVES
 from measures import TARGETS, Scale, Series, Spread, Target, ratio
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
@@ -202,6 +204,29 @@ def lag_table(found: Found) -> str:
     return table(["the event loop is late", *shares], rows) if measured else ""
 
 
+def layer_tables(found: Found) -> list[str]:
+    """Return where the time of a load goes, that of 100 saves, and what cannot be spared."""
+    tables = []
+    for key, header, layers in (
+        ("load", "a load, from the inside out", LOAD),
+        ("saves", "one of 100 saves at once, step by step", SAVES),
+        ("alone", "for comparison", ALONE),
+    ):
+        rows = [
+            [
+                words,
+                *[
+                    beside_cell(found.series(which), f"layer, {key}: {layer}", median, "s")
+                    for which in found.passes
+                ],
+            ]
+            for layer, words in layers.items()
+        ]
+        if f"layer, {key}: {next(iter(layers))}" in found.series():
+            tables.append(table([header, *found.passes], rows))
+    return tables
+
+
 # --- How, where and with whom.
 
 
@@ -261,7 +286,7 @@ def text(found: Found) -> str:
     parts = [NOTE, target_table(found)]
     if any(f"{measure}: catstore" in found.series() for measure in MEASURES):
         parts += [f"{PEERS}, {which}:\n\n{peer_table(found, which)}" for which in found.passes]
-    parts += [lag_table(found), beside_table(found)]
+    parts += [lag_table(found), beside_table(found), *layer_tables(found)]
     parts.append("\n".join(f"- {line}" for line in [*remarks(found), *where(found)]))
     return "\n\n".join(part for part in parts if part)
 

@@ -128,8 +128,8 @@ class SQLite:
         self._writer: Writer | None = None
         # Answers small reads here and now, and never waits.
         self._reader: sqlite3.Connection | None = None
-        self._in_use = threading.Lock()  # as in `Worker`, for that connection
-        self._held: list[Writer | Worker | Locks] = []  # while the process forks
+        self._in_use = threading.Lock()  # as in `Worker`, for that connection and the locks
+        self._held: list[Writer | Worker] = []  # while the process forks
         # Reads what is large, and what the other may not wait for.
         self._slow: Worker | None = None
         self._locks: Locks | None = None
@@ -207,7 +207,7 @@ class SQLite:
         if self._locks is None:
             from cat.backends.sqlite.locks import Locks  # noqa: PLC0415  # 2 ms, for those who edit
 
-            self._locks = Locks(beside(self._real(), "-locks"), self._timeout)
+            self._locks = Locks(beside(self._real(), "-locks"), self._timeout, self._in_use)
         return await self._locks.acquire(scope, key, holder, deadline)
 
     async def scrub(self) -> None:
@@ -223,11 +223,10 @@ class SQLite:
         for half in self._halves():
             half.hold()
             self._held.append(half)
-        if self._locks is not None:
-            self._locks.hold()
-            self._held.append(self._locks)
         self._in_use.acquire()
         self._close_reader()
+        if self._locks is not None:
+            self._locks.close_free_ones()
 
     def release(self) -> None:
         while self._held:
@@ -283,7 +282,7 @@ class SQLite:
         slow = self._slow
         try:
             await slow.opened()
-            if self._slow is not slow:
+            if self._slow is not slow or self._closing is not None:
                 raise self._gone()
             return await slow.run(lambda: fetch(slow.connection(), sql, parameters))
         except sqlite3.Error as error:
@@ -307,15 +306,14 @@ class SQLite:
 
     async def _close(self) -> None:
         """Close everything; what writes goes last, as the last to close writes the log back."""
-        writer, slow = self._writer, self._slow
-        self._writer = self._slow = None
         self._close_reader()
         try:
-            if slow is not None:
-                await slow.close()
-            if writer is not None:
-                await writer.close()
+            if self._slow is not None:
+                await self._slow.close()
+            if self._writer is not None:
+                await self._writer.close()
         finally:
+            self._writer = self._slow = None
             self._free_locks()  # not before what they protect is stored
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from cat.backends.sqlite.faults import mapped
 from cat.backends.sqlite.mutex import Mutex
 from cat.errors import CatError, KeyBusyError
-from cat.files import make_directory, make_file, unwritable
+from cat.files import make_directory, unwritable
 from cat.scope import Scope
 
 # Two keys share a file by chance: then edits in two processes wait for each other.
@@ -49,15 +49,17 @@ class _Held:
 class Locks:
     """The locks of one database object; its files are made in `directory` when first needed.
 
-    `timeout` is in seconds.
+    `timeout` is in seconds. `in_use` is held while SQLite is used here, and by
+    whoever is about to fork.
     """
 
-    def __init__(self, directory: Path, timeout: float) -> None:
+    def __init__(self, directory: Path, timeout: float, in_use: threading.Lock) -> None:
         self._directory = directory
         self._timeout = timeout
         self._held: dict[str, _Held] = {}
         self._kept: dict[str, Mutex] = {}  # the one used last comes last
-        self._in_use = threading.Lock()  # so that no fork comes in the middle
+        self._closed = False
+        self._in_use = in_use
         # Of files that were held here: since when, and until when.
         self._before: dict[str, tuple[float, float]] = {}
 
@@ -91,31 +93,24 @@ class Locks:
     def close(self) -> None:
         """Free everything; from any thread."""
         with self._in_use:
-            self._close_kept()
+            self._closed = True
+            self.close_free_ones()
             self.forget()
 
-    def hold(self) -> None:
-        """Close what is not locked, and lock nothing until `release`, as the process is to fork.
-
-        What is locked stays so: it is not inherited.
-        """
-        self._in_use.acquire()
-        self._close_kept()
-
-    def release(self) -> None:
-        """Go on after `hold`."""
-        self._in_use.release()
-
-    def forget(self) -> None:
-        """Close what is locked; in a child, where SQLite takes it for locked by the child."""
-        while self._held:
-            _, held = self._held.popitem()
-            held.mutex.close()
-
-    def _close_kept(self) -> None:
+    def close_free_ones(self) -> None:
+        """Close what is open and not locked, as the process is about to fork."""
         while self._kept:
             _, mutex = self._kept.popitem()
             mutex.close()
+
+    def forget(self) -> None:
+        """Close what is locked.
+
+        Also in a child, whose SQLite takes what its parent had locked for locked by itself.
+        """
+        while self._held:
+            _, held = self._held.popitem()
+            held.mutex.close()
 
     def _take(self, name: str, since: float) -> _Held | None:
         """Lock a file unless somebody else has it."""
@@ -124,7 +119,7 @@ class Locks:
             with self._in_use:
                 mutex = self._kept.pop(name, None) or Mutex(file)
                 try:
-                    taken = self._acquired(mutex, file)
+                    taken = self._acquired(mutex)
                 except BaseException:
                     mutex.close()
                     raise
@@ -140,14 +135,14 @@ class Locks:
                 raise
             raise unwritable(file, error) from error
 
-    def _acquired(self, mutex: Mutex, file: Path) -> bool:
+    def _acquired(self, mutex: Mutex) -> bool:
         try:
             return mutex.acquire()
         except FileNotFoundError:
             if not self._directory.is_dir():
                 self._directory.parent.stat()  # a home that was removed is not made again
                 make_directory(self._directory)
-            make_file(file)
+            mutex.make()
         return mutex.acquire()
 
     def _free(self, name: str, held: _Held, holder: object) -> None:
@@ -162,6 +157,9 @@ class Locks:
             held.freed.set()
 
     def _keep(self, name: str, mutex: Mutex) -> None:
+        if self._closed:  # while the edit was under way
+            mutex.close()
+            return
         self._kept[name] = mutex
         if len(self._kept) > KEPT:
             self._kept.pop(next(iter(self._kept))).close()

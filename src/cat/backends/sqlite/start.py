@@ -143,9 +143,9 @@ def open_database(path: Path, timeout: float) -> tuple[sqlite3.Connection, Ident
 @contextmanager
 def _start_lock(path: Path, timeout: float) -> Iterator[None]:
     place = beside(path, ".lock")
-    make_file(place)
     deadline = time.monotonic() + timeout
     with closing(Mutex(place)) as mutex:
+        mutex.make()
         try:
             while not mutex.acquire():
                 if time.monotonic() > deadline:
