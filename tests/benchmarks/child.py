@@ -12,25 +12,15 @@ import sqlite3
 import statistics
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from cat import Store, for_user, store
+from contenders import GET, PRAGMAS, PUT, TABLE, WAYS, counter, value
 from lines import answer
 
-WAYS = 100
 HOME = Path(os.environ["CAT_HOME"])
-TABLE = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
-GET = "SELECT value FROM entries WHERE key = ?"
-PUT = "INSERT INTO entries VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
-counter = count()
-
-
-def value() -> dict[str, Any]:
-    """Return a small value that was never saved before."""
-    return {"color": "dark", "size": next(counter), "tags": ["a", "b"]}
 
 
 # --- Growth.
@@ -117,10 +107,8 @@ class Plain:
 
     def __init__(self) -> None:
         """Open a database that syncs each commit."""
-        HOME.mkdir(parents=True, exist_ok=True)
         self.connection = sqlite3.connect(HOME / "plain.db", isolation_level=None)
-        self.connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        self.connection.execute(TABLE)
+        self.connection.executescript(PRAGMAS + TABLE)
 
     async def save(self, key: str, value: Any) -> None:
         """Commit an upsert."""

@@ -4,6 +4,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from textwrap import fill
 from typing import Any
 
 from contenders import CONTENDERS, WAYS, Contender
@@ -42,9 +43,10 @@ COUNTED = {"errors", "threads"}
 
 
 def digits(number: float) -> str:
-    """Return three digits of a number, or all of a large one."""
-    if number and abs(number) < 100:
-        return f"{number:.2f}" if abs(number) < 10 else f"{number:.1f}"
+    """Return three digits of a number, two of a small one, and all of a large one."""
+    for below, form in {0.1: "{:.2g}", 10: "{:.2f}", 100: "{:.1f}"}.items():
+        if abs(number) < below:
+            return form.format(number)
     return f"{number:,.0f}"
 
 
@@ -62,6 +64,11 @@ def spread_of(figure: Spread, unit: str) -> str:
     factor = 100 if unit == "%" else 1
     low, middle, high = (write(factor * n) for n in (figure.low, figure.middle, figure.high))
     return f"{middle} {unit} ({low} to {high})"
+
+
+def prose(words: str) -> str:
+    """Return a paragraph in lines of 88 characters, no figure apart from its unit."""
+    return fill(words.replace(" ×", "\0×"), 88).replace("\0", " ")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -188,7 +195,7 @@ def beside_table(found: Found) -> str:
         for words, how in BESIDE.items()
         if how[0] in found.series()
     ]
-    return table(["also seen", *found.passes], rows) if rows else ""
+    return table(["figure", *found.passes], rows) if rows else ""
 
 
 def lag_table(found: Found) -> str:
@@ -201,7 +208,7 @@ def lag_table(found: Found) -> str:
             cells = [beside_cell(found.series(which), key, statistics.median, "ms") for key in keys]
             rows.append([f"{words}, {which}", *cells])
     measured = "lag, store: worst" in found.series()
-    return table(["the event loop is late", *shares], rows) if measured else ""
+    return table(["beside", *shares], rows) if measured else ""
 
 
 def layer_tables(found: Found) -> list[str]:
@@ -237,7 +244,7 @@ def rounds(found: Found) -> list[str]:
     slow = [
         f"{kind.name} {WAYS * -(-scale.slices // kind.every):,}"
         for kind in found.present()
-        if kind.every > 1
+        if min(kind.every, scale.slices) > 1
     ]
     fewer = f", of those that are slow fewer: {', '.join(slow)} of each" if slow else ""
     return [
@@ -272,23 +279,40 @@ def where(found: Found) -> list[str]:
 
 
 NOTE = (
-    "A figure is the median of the rounds, with the quartiles in brackets. Times of less than 1 ×"
-    " and rates of more are those where catstore is faster. Pinned is one core: `taskset -c 0`."
+    "A figure is the median of the rounds, with the quartiles in brackets, and the time beside it"
+    " that of one operation of catstore, free."
 )
 PEERS = (
-    "Time of one operation; in brackets what catstore takes as a multiple of it, so below 1"
-    " catstore is faster. A save of those with a star holds the event loop"
+    "The time of one operation, and in brackets catstore's as a multiple of it: below 1, catstore"
+    " is faster. A save of those with a star holds the event loop until it is done."
 )
+LATE = "By how much a task that sleeps for a millisecond wakes up late."
+NAMES = {"free": "free", "pinned": "pinned to one core (`taskset -c 0`)"}
+
+
+def sections(found: Found) -> dict[str, str]:
+    """Return all of it by headings; what was not measured is empty."""
+    peers = {
+        f"Peers, {NAMES[which]}": f"{prose(PEERS)}\n\n{peer_table(found, which)}"
+        for which in found.passes
+        if any(f"{measure}: catstore" in found.series() for measure in MEASURES)
+    }
+    run = "\n".join(f"- {line}" for line in [*remarks(found), *where(found)])
+    late = lag_table(found)
+    return {
+        "Targets": f"{prose(NOTE)}\n\n{target_table(found)}",
+        **peers,
+        "The event loop": f"{LATE}\n\n{late}" if late else "",
+        "Also seen": beside_table(found),
+        "Where the time goes": "\n\n".join(layer_tables(found)),
+        "This run": run,
+    }
 
 
 def text(found: Found) -> str:
     """Return all of it in Markdown."""
-    parts = [NOTE, target_table(found)]
-    if any(f"{measure}: catstore" in found.series() for measure in MEASURES):
-        parts += [f"{PEERS}, {which}:\n\n{peer_table(found, which)}" for which in found.passes]
-    parts += [lag_table(found), beside_table(found), *layer_tables(found)]
-    parts.append("\n".join(f"- {line}" for line in [*remarks(found), *where(found)]))
-    return "\n\n".join(part for part in parts if part)
+    told = [f"### {heading}\n\n{body}" for heading, body in sections(found).items() if body]
+    return "\n\n".join(told)
 
 
 # --- What is written down.
@@ -303,7 +327,7 @@ def summary(found: Found) -> str:
         figure = ratio(series, ours, other)
         return f"**{digits(figure.middle)} ×**" if figure else "–"
 
-    return (
+    return prose(
         "Beside one aiosqlite connection that syncs each commit, `load` is"
         f" {times('load: aiosqlite', 'load: catstore')} as fast, a durable `save` takes"
         f" {times('save: catstore', 'save: aiosqlite')} as long, and 100 durable saves at once are"
