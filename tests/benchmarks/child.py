@@ -9,9 +9,9 @@ import json
 import os
 import random
 import sqlite3
-import statistics
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -171,32 +171,33 @@ async def ticking(late: list[float]) -> AsyncIterator[None]:
         ticker.cancel()
 
 
-def clock(work: Callable[[], object], times: int) -> float:
-    """Return the median seconds of a piece of work."""
-    spent = []
-    for _ in range(times):
-        started = perf_counter()
-        work()
-        spent.append(perf_counter() - started)
-    return statistics.median(spent)
+def clock(work: Callable[[], object]) -> float:
+    """Return the seconds of a piece of work."""
+    started = perf_counter()
+    work()
+    return perf_counter() - started
 
 
 async def held(form: str, times: int) -> dict[str, float]:
-    """Return for how many milliseconds beyond coding the loop was held, by the worst of each."""
-    value = large(form)
-    text = json.dumps(value)
-    coding = {
-        "save": clock(lambda: json.dumps(value), times),
-        "load": clock(lambda: json.loads(text), times),
-    }
-    late: dict[str, list[float]] = {"save": [], "load": []}
+    """Return for how many milliseconds beyond coding the loop was held, by the worst of each.
+
+    A machine is now slow and now fast: coding is what it took just before or just after.
+    """
+    beyond: dict[str, list[float]] = {"save": [], "load": []}
     for _ in range(times):
         value = large(form)
-        async with ticking(late["save"]):
-            await store.save(form, value)
-        async with ticking(late["load"]):
-            await store.load(form)
-    return {verb: 1000 * (max(late[verb]) - coding[verb]) for verb in late}
+        text = json.dumps(value)
+        steps: dict[str, tuple[Callable[[], object], Callable[[], Any]]] = {
+            "save": (partial(json.dumps, value), partial(store.save, form, value)),
+            "load": (partial(json.loads, text), partial(store.load, form)),
+        }
+        for verb, (code, work) in steps.items():
+            late: list[float] = []
+            before = clock(code)
+            async with ticking(late):
+                await work()
+            beyond[verb].append(max(late) - max(before, clock(code)))
+    return {verb: 1000 * max(seen) for verb, seen in beyond.items()}
 
 
 async def traffic_store(number: int, until: float) -> None:
