@@ -124,7 +124,9 @@ def current_user() -> str | None:
 def bound_user() -> str:
     """Return the id of the current user, or raise `NoUserError`."""
     bound = _user.get()
-    owner = bound.owner if isinstance(bound, _Request) else bound
+    if type(bound) is str:
+        return bound
+    owner = bound.owner if isinstance(bound, _Request) else None
     if owner is None:
         raise NoUserError
     return owner

@@ -192,7 +192,7 @@ async def outcome(written: "asyncio.Future[Any]") -> None:
     """Wait for a change, or raise what kept it from being stored.
 
     It goes on if the one who waits is cancelled, as others may build on it: what
-    `asyncio.shield` is for, which takes three turns of the event loop more.
+    `asyncio.shield` is for, at twice the cost.
     """
     known = written.get_loop().create_future()
 

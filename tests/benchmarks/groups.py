@@ -222,12 +222,13 @@ async def held(bench: Bench) -> Round:
     times = 2 * bench.scale.slices
 
     async def measure() -> dict[str, float]:
-        """Return the worst of saves and loads of each form."""
-        forms = ("document", "text")
-        return {
-            f"held {form}": max(child.ask("held", form=form, times=times).values())
-            for form in forms
-        }
+        """Return what it was of each form, of saves or loads, whichever is more."""
+        seen = {}
+        for form in ("document", "text"):
+            answer = child.ask("held", form=form, times=times)
+            seen[f"held {form}"] = answer["worst"]
+            seen[f"held {form}, mostly"] = answer["mostly"]
+        return seen
 
     return measure
 

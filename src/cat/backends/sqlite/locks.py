@@ -31,7 +31,7 @@ SHARED_FOR = 0.05
 LOOK = 0.003
 # Files that stay open when they are free: to open one costs five times what it
 # costs to lock it, and it takes 100 KB.
-KEPT = 16
+KEPT = 32
 
 
 class _Held:
