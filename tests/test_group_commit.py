@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter, deque
 from collections.abc import Coroutine, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from tests.conftest import integrity, wait_for
 
-from cat import for_user, store
+from cat import context, for_user, store
 from cat.backends.sqlite.writer import BATCH_BYTES, BATCH_CHANGES
 from cat.errors import (
     DatabaseUnavailableError,
@@ -478,3 +479,68 @@ def test_a_sync_that_fails(which: str, home: Path, tmp_path: Path) -> None:
     assert there["k3"] in ("old", 3)
     assert all(not failed[key] for key in set(there) - set(stored) - {"k3"})
     assert threads == 1
+
+
+async def test_a_few_go_on_in_a_turn_of_the_event_loop() -> None:
+    """Of 200 callers whose writes were one batch, no more than 32 go on in one turn."""
+    await asyncio.gather(*(store.save(f"k{n}", 0) for n in range(200)))
+    turn = 0
+    woken: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if len(woken) < 200:
+            loop.call_soon(count)
+
+    async def save(number: int) -> None:
+        await store.save(f"k{number}", 1)
+        woken.append(turn)
+
+    count()
+    await asyncio.gather(*(save(number) for number in range(200)))
+    assert sorted(woken) == woken
+    assert 1 < max(Counter(woken).values()) <= 32
+
+
+class Interrupted(deque[Any]):
+    """A queue in which Ctrl-C strikes once, in the middle of its use."""
+
+    struck = False
+
+    def popleft(self) -> Any:
+        """Take the first one out, and be struck."""
+        first = super().popleft()
+        if not self.struck:
+            self.struck = True
+            raise KeyboardInterrupt
+        return first
+
+
+def test_a_keyboard_interrupt_while_callers_are_told(home: Path) -> None:
+    """Everybody hears of his write, if the event loop goes on."""
+    loop = asyncio.new_event_loop()
+    saves: list[asyncio.Task[Any]] = []
+
+    async def begin() -> None:
+        await store.save("k", 0)
+        context.repository()._backend._writer._made = Interrupted()
+        saves.extend(asyncio.create_task(store.save(f"k{n}", n)) for n in range(100))
+        await asyncio.sleep(60)
+
+    async def go_on() -> int:
+        await asyncio.wait_for(asyncio.gather(*saves), 60)
+        found = await store.count()
+        await context.close()
+        return found
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(begin())
+        assert loop.run_until_complete(go_on()) == 101
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()

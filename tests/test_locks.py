@@ -226,6 +226,9 @@ def fork():
     if pid == 0:
         asyncio._set_running_loop(None)
         Writer.close = close
+        if os.fork() == 0:  # a child's child, too
+            os._exit(0)
+        os.wait()
         os.read(readable, 1)
         print(asyncio.run(child()), flush=True)
         os._exit(0)
@@ -254,7 +257,7 @@ os.waitpid(pids[0], 0)
 
 @NEEDS_FORK
 def test_a_fork_while_connect_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child of that moment takes no lock of its parent's for its own."""
+    """The child of that moment takes no lock of its parent's for its own, and can fork itself."""
     monkeypatch.setenv("CAT_TIMEOUT", "5")
     assert printed(LEAVING) == "['child']\n"
 
@@ -274,3 +277,36 @@ async def test_no_lock_is_taken_while_the_process_forks(home: Path) -> None:
     free = await backend.lock(GLOBAL, "k", None)
     assert over == [True]
     free()
+
+
+MAKING = """
+import os, sys, threading
+from pathlib import Path
+from cat.backends.sqlite import mutex
+
+held, over = threading.Event(), threading.Event()
+
+def hold():
+    with mutex._making:
+        held.set()
+        over.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+if os.fork() == 0:
+    one = mutex.Mutex(Path(sys.argv[1]))
+    one.make()
+    print(one.acquire(), flush=True)
+    os._exit(0)
+os.wait()
+over.set()
+thread.join()
+"""
+
+
+@NEEDS_FORK
+def test_a_fork_while_a_file_is_made(place: Path) -> None:
+    """A child does not wait for a thread of its parent's that was making one."""
+    place.unlink()
+    assert printed(MAKING, str(place)) == "True\n"

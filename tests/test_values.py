@@ -645,6 +645,19 @@ class Plain:
         return self.secret
 
 
+class Kind(type):
+    """A class of classes that have no hash."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+    __hash__ = None  # type: ignore[assignment]  # what Python does with an __eq__
+
+
+class Odd(metaclass=Kind):
+    """An object of such a class."""
+
+
 class Silent:
     """An object that cannot be printed."""
 
@@ -691,6 +704,7 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "minus infinity": ((-math.inf,), "$[0]", "is -inf, " + NOT_HELD, "store None"),
     "NaN of another type": ([Real("nan")], "$[0]", "is nan, " + NOT_HELD, "store None"),
     "object": ({"x": Plain()}, "$.x", "is a Plain, " + NOT_HELD, "pydantic model"),
+    "object of a class without a hash": ({"x": [Odd()]}, "$.x[0]", "is an Odd, " + NOT_HELD, "."),
     "object that cannot be printed": (Silent(), "$", "is a Silent, " + NOT_HELD, "store "),
     "class": ([Plain], "$[0]", "is a type, " + NOT_HELD, "store "),
     "class of a model": ([Strict], "$[0]", "is a ModelMetaclass, " + NOT_HELD, "store "),

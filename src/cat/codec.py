@@ -33,7 +33,7 @@ _SMALL = 2**64
 
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _NAME = re.compile(r"[^\W\d]\w*", re.ASCII)
-# A look for cycles is not needed: none is as deep as what comes here may be.
+# A look for cycles is not needed: what is nested deeper than `MAX_DEPTH` never comes here.
 _encoder = functools.partial(
     json.JSONEncoder, check_circular=False, allow_nan=False, separators=(",", ":")
 )
@@ -180,11 +180,9 @@ def _problems(error: "ValidationError") -> list[tuple[str, str]]:
 
 def _quickly_written(value: object) -> tuple[str, int] | None:
     """Return what `encode` does, if no more than a glance shows that this is right."""
-    if not _is_plain(value, 0):
-        return None
     try:
-        return _written(value)
-    except ValueError:  # NaN and the like: `_plain` tells where
+        return _written(value) if _is_plain(value, 0) else None
+    except (ValueError, TypeError):  # NaN, a class without a hash: `_plain` tells where
         return None
 
 

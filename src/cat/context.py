@@ -66,8 +66,8 @@ _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
 _abandoned: list[Repository] = []
 # Closed while this process forks.
 _held: list[Repository] = []
-# No longer bound, and not closed yet.
-_closing: list[Repository] = []
+# On their way to be closed; most of them are no longer bound.
+_closing: set[Repository] = set()
 # Inherited with locks that SQLite takes for this process's own. They are seen to
 # when the store is used: a child that does not use it may find SQLite's mutexes
 # held by threads that it does not have, and would wait for ever.
@@ -192,6 +192,7 @@ async def close() -> None:
     loop = get_running_loop()
     bound = _bound.get(loop)
     if bound is not None and bound.on_demand and bound.users == 1:
+        _closing.add(bound.repository)  # first: another thread may fork
         del _bound[loop]
         await bound.lifetime.aclose()
 
@@ -306,6 +307,7 @@ class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
             bound.users -= 1
             if bound.users == 0:
                 loop = get_running_loop()
+                _closing.add(bound.repository)  # first, as above
                 if _bound.get(loop) is bound:
                     del _bound[loop]
                 await bound.lifetime.aclose()
@@ -336,11 +338,11 @@ async def _lifetime(repository: Repository) -> AsyncGenerator[None, None]:
     finally:
         # A loop that is shutting down keeps it, closed: what comes later raises
         # instead of opening another that nobody would close.
-        _closing.append(repository)
+        _closing.add(repository)
         try:
             await repository.close()
         finally:
-            _closing.remove(repository)
+            _closing.discard(repository)
 
 
 def _close_what_was_left() -> None:
@@ -376,6 +378,7 @@ def _after_fork_in_child() -> None:
     _to_forget.extend(_held)
     _bound.clear()
     _held.clear()
+    _closing.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -339,7 +339,7 @@ class Repository:
             try:
                 await outcome(written)
             except ConflictError:
-                reason = base.written.exception() if base is not None else None
+                reason = base.written.exception() if base and base.written.done() else None
                 if reason is not None and not isinstance(reason, ConflictError):
                     raise copy.copy(reason) from None  # why there is not what this one changed
                 raise

@@ -26,6 +26,15 @@ ROLLBACK = "ROLLBACK"
 _making = threading.Lock()
 
 
+def _after_fork_in_child() -> None:
+    global _making  # noqa: PLW0603  # a thread that held it is not here, and never releases it
+    _making = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Mutex:
     """The lock that is the file at `path`, for one holder at a time, from any thread.
 

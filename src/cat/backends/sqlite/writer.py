@@ -43,7 +43,7 @@ LOG = logging.getLogger("cat")
 # and changes. A single larger call is a batch of its own.
 BATCH_BYTES = 4 * 1024 * 1024
 BATCH_CHANGES = 1_000
-# Callers that go on in one turn of the event loop.
+# Callers of a batch that go on in one turn of the event loop.
 TOLD_AT_ONCE = 32
 # Pages written between two looks at the length of the log. A look at it makes
 # the next commit 70-85 us slower, so there is none at every commit.
@@ -171,6 +171,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Close what a closed event loop left open."""
+        self._made.clear()  # nobody is there to be told
         self._worker.abandon()
 
     def _begin(self) -> None:
@@ -229,13 +230,14 @@ class Writer:
         if len(self._made) > TOLD_AT_ONCE:  # first, as a KeyboardInterrupt may come
             asyncio.get_running_loop().call_soon(self._tell)
         for _ in range(min(TOLD_AT_ONCE, len(self._made))):
-            call = self._made.popleft()
+            call = self._made[0]
             if call.future.done():
-                continue  # it was cancelled
-            if call.answers is not None:
+                pass  # it was cancelled
+            elif call.answers is not None:
                 call.future.set_result(call.answers)
             elif call.error is not None:
                 call.future.set_exception(call.error)
+            self._made.popleft()  # last, as a KeyboardInterrupt may come
 
     def _set_timer(self) -> None:
         if self._unsynced and self._timer is None:
