@@ -41,7 +41,9 @@ import sys
 from pathlib import Path
 from cat.backends.sqlite.mutex import Mutex
 
-print(Mutex(Path(sys.argv[1])).acquire())
+mutex = Mutex(Path(sys.argv[1]))
+print(mutex.acquire())
+mutex.close()
 """
 
 
@@ -103,6 +105,7 @@ import os, sqlite3, sys
 from pathlib import Path
 from cat.backends.sqlite.mutex import Mutex
 
+Path(sys.argv[1]).as_uri()  # as nobody, Python's own files may be out of reach
 if os.geteuid() == 0:  # who may write everything
     os.seteuid(65534)
 try:
