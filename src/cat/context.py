@@ -66,7 +66,7 @@ _bound: dict[asyncio.AbstractEventLoop, _Bound] = {}
 _abandoned: list[Repository] = []
 # Closed while this process forks.
 _held: list[Repository] = []
-# On their way to be closed; most of them are no longer bound.
+# No longer bound, and on their way to be closed.
 _closing: set[Repository] = set()
 # Inherited with locks that SQLite takes for this process's own. They are seen to
 # when the store is used: a child that does not use it may find SQLite's mutexes
@@ -126,7 +126,7 @@ def bound_user() -> str:
     bound = _user.get()
     if type(bound) is str:
         return bound
-    owner = bound.owner if isinstance(bound, _Request) else None
+    owner = current_user()
     if owner is None:
         raise NoUserError
     return owner
@@ -192,9 +192,7 @@ async def close() -> None:
     loop = get_running_loop()
     bound = _bound.get(loop)
     if bound is not None and bound.on_demand and bound.users == 1:
-        _closing.add(bound.repository)  # first: another thread may fork
-        del _bound[loop]
-        await bound.lifetime.aclose()
+        await _unbind(loop, bound)
 
 
 async def end() -> None:
@@ -306,11 +304,7 @@ class connect:  # noqa: N801  # read as a phrase: async with connect(home=...):
         if bound is not None:
             bound.users -= 1
             if bound.users == 0:
-                loop = get_running_loop()
-                _closing.add(bound.repository)  # first, as above
-                if _bound.get(loop) is bound:
-                    del _bound[loop]
-                await bound.lifetime.aclose()
+                await _unbind(get_running_loop(), bound)
 
 
 def _bind(loop: asyncio.AbstractEventLoop, settings: Settings) -> _Bound:
@@ -338,11 +332,18 @@ async def _lifetime(repository: Repository) -> AsyncGenerator[None, None]:
     finally:
         # A loop that is shutting down keeps it, closed: what comes later raises
         # instead of opening another that nobody would close.
-        _closing.add(repository)
-        try:
-            await repository.close()
-        finally:
-            _closing.discard(repository)
+        await repository.close()
+
+
+async def _unbind(loop: asyncio.AbstractEventLoop, bound: _Bound) -> None:
+    """Close what a loop uses; it may bind another meanwhile."""
+    _closing.add(bound.repository)  # first: another thread may fork
+    if _bound.get(loop) is bound:
+        del _bound[loop]
+    try:
+        await bound.lifetime.aclose()
+    finally:
+        _closing.discard(bound.repository)
 
 
 def _close_what_was_left() -> None:

@@ -8,7 +8,6 @@ an edit could wait for itself.
 
 import asyncio
 import random
-import sqlite3
 import threading
 import time
 import zlib
@@ -17,10 +16,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from cat.backends.sqlite.faults import mapped
-from cat.backends.sqlite.mutex import Mutex
-from cat.errors import CatError, KeyBusyError
-from cat.files import make_directory, unwritable
+from cat.backends.sqlite.mutex import Mutex, faults_mapped
+from cat.errors import KeyBusyError
+from cat.files import make_directory
 from cat.scope import Scope
 
 # Two keys share a file by chance: then edits in two processes wait for each other.
@@ -115,25 +113,18 @@ class Locks:
     def _take(self, name: str, since: float) -> _Held | None:
         """Lock a file unless somebody else has it."""
         file = self._directory / name
-        try:
-            with self._in_use:
-                mutex = self._kept.pop(name, None) or Mutex(file)
-                try:
-                    taken = self._acquired(mutex)
-                except BaseException:
-                    mutex.close()
-                    raise
-                if not taken:
-                    self._keep(name, mutex)
-                    return None
-                held = self._held[name] = _Held(mutex, since)
-                return held
-        except sqlite3.Error as error:
-            raise mapped(error, file, self._timeout, writes=False) from error
-        except OSError as error:
-            if isinstance(error, CatError):
+        with faults_mapped(file, self._timeout), self._in_use:
+            mutex = self._kept.pop(name, None) or Mutex(file)
+            try:
+                taken = self._acquired(mutex)
+            except BaseException:
+                mutex.close()
                 raise
-            raise unwritable(file, error) from error
+            if not taken:
+                self._keep(name, mutex)
+                return None
+            held = self._held[name] = _Held(mutex, since)
+            return held
 
     def _acquired(self, mutex: Mutex) -> bool:
         try:

@@ -9,9 +9,13 @@ and 130 us of an edit, where this takes 35.
 import os
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from cat.files import make_file
+from cat.backends.sqlite.faults import mapped
+from cat.errors import CatError
+from cat.files import make_file, unwritable
 
 # Nothing is ever written; without it SQLite would make a file for the rollback.
 NO_JOURNAL = "PRAGMA journal_mode = MEMORY"
@@ -33,6 +37,19 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@contextmanager
+def faults_mapped(place: Path, timeout: float) -> Iterator[None]:
+    """Raise what is met at a mutex as an error of `cat.errors`; `timeout` is in seconds."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise mapped(error, place, timeout, writes=False) from error
+    except OSError as error:
+        if isinstance(error, CatError):
+            raise
+        raise unwritable(place, error) from error
 
 
 class Mutex:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from cat.backends.sqlite.faults import mapped
-from cat.backends.sqlite.mutex import Mutex
+from cat.backends.sqlite.mutex import Mutex, faults_mapped
 from cat.errors import (
-    CatError,
     CorruptDatabaseError,
     DatabaseBusyError,
     DatabaseReplacedError,
@@ -146,17 +145,11 @@ def _start_lock(path: Path, timeout: float) -> Iterator[None]:
     deadline = time.monotonic() + timeout
     with closing(Mutex(place)) as mutex:
         mutex.make()
-        try:
+        with faults_mapped(place, timeout):
             while not mutex.acquire():
                 if time.monotonic() > deadline:
                     raise DatabaseBusyError(place, timeout)
                 time.sleep(0.005)
-        except sqlite3.Error as error:
-            raise mapped(error, place, timeout, writes=False) from error
-        except OSError as error:
-            if isinstance(error, CatError):
-                raise
-            raise unwritable(place, error) from error
         yield
 
 

@@ -231,12 +231,10 @@ class Writer:
             asyncio.get_running_loop().call_soon(self._tell)
         for _ in range(min(TOLD_AT_ONCE, len(self._made))):
             call = self._made[0]
-            if call.future.done():
-                pass  # it was cancelled
-            elif call.answers is not None:
-                call.future.set_result(call.answers)
-            elif call.error is not None:
-                call.future.set_exception(call.error)
+            if call.answers is not None:
+                settle(call.future, call.answers, None)
+            else:
+                settle(call.future, [], call.error)
             self._made.popleft()  # last, as a KeyboardInterrupt may come
 
     def _set_timer(self) -> None:
